@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Shaped
 
-Scalar = float | Shaped[Array, ""]
+Scalar = int | float | Shaped[Array, ""]
 
 
 class Weighted(NamedTuple):
