@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import Literal
 
 from prefjax.checks import refuse, require
-from prefjax.data.records import DROP, Fault, Identity, Kind, Records, check_row, place, refuse_row
+from prefjax.data.records import DROP, Fault, Identity, Kind, Records, check_row, refuse_row
 
 Bad = Literal["error", "skip"]
 
@@ -75,18 +75,19 @@ def _parse_line(raw: bytes, offset: int, kind: Kind) -> dict | Fault:
             if raw.startswith(mark):
                 return Fault(
                     "not UTF-8", f"the file starts with the byte order mark of {name}", "UTF-8 is expected",
-                    f"Convert it, as with `iconv -f {name} -t UTF-8`",
+                    f"Convert it, as with `iconv -f {name} -t UTF-8`.",
                 )  # fmt: skip
-        raw = raw.removeprefix(codecs.BOM_UTF8)  # Some editors write one; it says nothing.
+        if raw.startswith(codecs.BOM_UTF8):  # Some editors write one; it says nothing.
+            raw, offset = raw.removeprefix(codecs.BOM_UTF8), len(codecs.BOM_UTF8)
     try:
-        text = raw.decode("utf-8")
+        text = raw.rstrip(b"\r\n").decode("utf-8")
     except UnicodeDecodeError as error:
         return Fault(
             "not UTF-8",
-            f"byte {error.start + 1} of the line (0x{raw[error.start]:02x}, byte {offset + error.start + 1} of the "
-            f"file) is not UTF-8",
+            f"byte {error.start + 1} of the line (0x{raw[error.start]:02x}, "
+            f"byte {offset + error.start + 1} of the file) is not UTF-8",
             "UTF-8 is expected",
-            'Convert the file, as with `iconv -t UTF-8`, or load with bad="skip"',
+            'Convert the file, as with `iconv -t UTF-8`, or load with bad="skip".',
         )
     try:
         record = json.loads(text)
@@ -106,14 +107,15 @@ def _parse_line(raw: bytes, offset: int, kind: Kind) -> dict | Fault:
 def check_readable(path: str | os.PathLike[str], bad: str) -> str:
     """The path as text, once it is known to name a file that can be read and `bad` to be a choice."""
     source = os.fspath(path)
-    require(bad in ("error", "skip"), "bad", f"{bad!r}", '"error" or "skip" is expected', "Choose one")
-    require(not os.path.isdir(source), source, "a directory", "a JSON Lines file is expected", "Name the file")
-    require(os.path.exists(source), source, "there is no such file", "a JSON Lines file is expected", "Check the path")
+    require(bad in ("error", "skip"), "bad", f"{bad!r}", '"error" or "skip" is expected', "Choose one.")
+    expected = "a JSON Lines file is expected"
+    require(not os.path.isdir(source), source, "this is a directory", expected, "Name the file.")
+    require(os.path.exists(source), source, "there is no such file", expected, "Check the path.")
     try:
         with open(source, "rb") as file:
             file.read(1)
     except OSError as error:
-        refuse(source, f"it cannot be read ({error.strerror})", "a readable file is expected", "Check its permissions")
+        refuse(source, f"it cannot be read ({error.strerror})", expected, "Check its permissions.")
     return source
 
 
@@ -122,11 +124,11 @@ def require_rows(source: str, kept: int, skipped: Counter[str] | dict[str, int],
     if kept:
         return
     if not skipped:
-        refuse(place(source), "the file is empty", f"{kind.name} rows are expected", "Check how it was written")
+        refuse(source, "the file is empty", f"{kind.name} rows are expected", "Check how it was written.")
     reasons = ", ".join(f"{count} × {reason}" for reason, count in sorted(skipped.items()))
     refuse(
-        place(source),
+        source,
         f"no row is left; all {sum(skipped.values())} were skipped ({reasons})",
         f"at least one usable {kind.name} row is expected",
-        'Load with bad="error" to see the first fault in full',
+        'Load with bad="error" to see the first fault in full.',
     )

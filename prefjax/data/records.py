@@ -1,6 +1,6 @@
 """The rows people have: which columns each kind carries, and what makes a row unusable."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from prefjax.checks import refuse
@@ -11,11 +11,16 @@ class Kind(NamedTuple):
 
     name: str
     columns: tuple[str, ...]
+    needs: str  # in words, for errors
 
 
-PREFERENCE = Kind("preference", ("prompt", "chosen", "rejected"))
-PROMPT_COMPLETION = Kind("prompt_completion", ("prompt", "completion"))
-PROMPT_ONLY = Kind("prompt_only", ("prompt",))
+PREFERENCE = Kind(
+    "preference", ("prompt", "chosen", "rejected"), "a pair needs a prompt and two non-empty completions"
+)
+PROMPT_COMPLETION = Kind(
+    "prompt_completion", ("prompt", "completion"), "a row needs a prompt and a non-empty completion"
+)
+PROMPT_ONLY = Kind("prompt_only", ("prompt",), "a row needs a non-empty prompt")
 
 
 class Identity(NamedTuple):
@@ -45,7 +50,7 @@ class Fault(NamedTuple):
     todo: str
 
 
-DROP = 'Mend or drop the line, or load with bad="skip"'
+DROP = 'Mend or drop the line, or load with bad="skip".'
 
 
 def check_row(record: object, kind: Kind) -> dict[str, str] | Fault:
@@ -54,18 +59,17 @@ def check_row(record: object, kind: Kind) -> dict[str, str] | Fault:
     A preference row without "prompt" has it in front of both completions; see `extract_prompt`.
     """
     if not isinstance(record, Mapping):
-        hint = "One JSON object a line: a JSON array has to be rewritten as JSON Lines"
+        hint = "One JSON object a line: a JSON array has to be rewritten as JSON Lines."
         got, expected = f"the row is {_spoken(record)}", "a JSON object with text columns is needed"
         return Fault("not an object", got, expected, hint)
     needed = [name for name in kind.columns if name in record or name != "prompt" or kind != PREFERENCE]
     missing = [name for name in needed if name not in record]
     if missing:
-        found = ", ".join(f'"{name}"' for name in record) or "none"
         return Fault(
             "missing column",
-            f"no column {' or '.join(f'"{name}"' for name in missing)}; the columns found are {found}",
-            f"a {kind.name} row has {', '.join(f'"{name}"' for name in kind.columns)}",
-            "Rename the columns, or choose the kind of record that the file holds",
+            f"no column {_quoted(missing)}; the columns found are {_quoted(record) or 'none'}",
+            f"a {kind.name} row has {_quoted(kind.columns)}",
+            "Rename the columns, or choose the kind of record that the file holds.",
         )
     for name in needed:
         if (fault := _text_fault(name, record[name], kind)) is not None:
@@ -119,24 +123,25 @@ def _text_fault(name: str, value: object, kind: Kind) -> Fault | None:
             "conversational",
             f'"{name}" is a list of messages',
             "text columns are expected",
-            "Apply the tokeniser's chat template first, and store the text it renders",
+            "Apply the tokeniser's chat template first, and store the text it renders.",
         )
     if not isinstance(value, str):
         return Fault("wrong type", f'"{name}" is {_spoken(value)}', "a string is expected", DROP)
     if not value:
-        needs = {
-            "preference": "a pair needs a prompt and two non-empty completions",
-            "prompt_completion": "a row needs a prompt and a non-empty completion",
-            "prompt_only": "a row needs a non-empty prompt",
-        }[kind.name]
-        return Fault("empty", f'"{name}" is empty', needs, DROP)
+        return Fault("empty", f'"{name}" is empty', kind.needs, DROP)
     try:
         value.encode()
     except UnicodeEncodeError as error:
         # JSON may escape half of a surrogate pair; no tokeniser and no UTF-8 file can hold it.
         half = f"\\u{ord(value[error.start]):04x}"
-        return Fault("not Unicode text", f'"{name}" holds the lone surrogate {half}', "text is expected", DROP)
+        return Fault(
+            "not Unicode text", f'"{name}" holds the lone surrogate {half}', "text is expected", DROP
+        )
     return None
+
+
+def _quoted(names: Iterable[object]) -> str:
+    return ", ".join(f'"{name}"' for name in names)
 
 
 def _spoken(value: object) -> str:

@@ -24,3 +24,7 @@ from prefjax.train.step import init_state as init_state
 from prefjax.train.step import make_measure as make_measure
 from prefjax.train.step import make_step as make_step
 from prefjax.train.step import step_key as step_key
+from prefjax.train.report import markdown_table as markdown_table
+from prefjax.train.report import write_json as write_json
+from prefjax.train.report import write_report as write_report
+from prefjax.train.report import write_text as write_text

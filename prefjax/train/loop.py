@@ -64,6 +64,7 @@ def fit(
     validation: Validation | None = None,
     schedule: Callable[[int], Any] | None = None,
     expect_first: Callable[[Mapping[str, float]], None] | None = None,
+    name_rows: Callable[[Any], str] | None = None,
     title: str = "train",
 ) -> Fitted:
     """Takes `steps` steps from `state`, or from the newest checkpoint if there is one.
@@ -76,6 +77,7 @@ def fit(
         or samples completions.
       placed: the shardings of `state`, to restore into.
       schedule: logged as `learning_rate`.
+      name_rows: how to name the rows of `batch["index"]` in an error (file and lines); as numbers unless given.
       expect_first: raises if the metrics of step 1 are not what they must be where policy = reference.
 
     Returns: the last state (the best one, when `validation.best` keeps it).
@@ -105,7 +107,7 @@ def fit(
             raise NonFinite(
                 f"{title}, step {number}: {bad} is {values[bad]} (the first bad term; in order of computation: "
                 f"{', '.join(f'{k}={v:.4g}' for k, v in values.items())}). Rows of the batch: "
-                f"{_rows(rows)}. Nothing after step {checkpoints.latest() or 0} was saved. Look at these rows, "
+                f"{(name_rows or _rows)(rows)}. Nothing after step {checkpoints.latest() or 0} was saved. Look at these rows, "
                 "or lower --learning-rate."
             )
         if number == 1 and expect_first is not None:

@@ -1,52 +1,57 @@
 """Trains tiny models with TRL and writes down the loss of every step, for our own trainer to reproduce.
 
-    HF_HUB_OFFLINE=1 python tests/goldens/trl/make.py [DIRECTORY]      (extra [oracle], CPU, about two minutes)
+    HF_HUB_OFFLINE=1 python tests/goldens/trl/make.py [DIRECTORY]     (extra [oracle], CPU, two minutes)
 
 Writes next to itself, or into DIRECTORY; the same versions on the same kind of CPU write the same bytes.
 
-    policy/          LlamaForCausalLM, random weights, with its tokeniser
-    reward/          LlamaForSequenceClassification (num_labels 1), other random weights, the same tokeniser
-    pairs.jsonl      320 rows of prompt, chosen, rejected
-    sft.jsonl        320 rows of prompt, completion
-    curves.json      versions, settings, curves, and the ids that TRL made of the text
+    policy/        LlamaForCausalLM, random weights, with its tokeniser
+    reward/        LlamaForSequenceClassification (num_labels 1), other random weights, same tokeniser
+    pairs.jsonl    320 rows of prompt, chosen, rejected
+    sft.jsonl      320 rows of prompt, completion
+    curves.json    versions, settings, curves, and the ids that TRL made of the text
 
-**The models.** Hidden 32, 2 layers, 4 query and 2 key-value heads of 8, MLP 64, untied, float32. Matrices are normal
-with standard deviation 0.2; the scales of the norms are uniform on [0.5, 1.5], so that a loader that forgets
-one is found out. The tokeniser is a byte-level BPE of 384 entries trained on the text made here; pad is
-`<pad>` (0), EOS is `</s>` (1), there is no BOS and nothing is added to a text by itself.
+**The models.** Hidden 32, 2 layers, 4 query and 2 key-value heads of 8, MLP 64, untied, float32. Matrices
+are normal with standard deviation 0.2; the scales of the norms are uniform on [0.5, 1.5], so that a loader
+that forgets one is found out. The tokeniser is a byte-level BPE of 384 entries trained on the text made
+here; pad is `<pad>` (0), EOS is `</s>` (1), there is no BOS, and nothing is added to a text by itself.
 
-**The text.** Every prompt ends in a letter or in punctuation and every completion begins with a space, so tokens never
-merge across the boundary; there are words outside ASCII; no completion carries an EOS of its own. Rows that
-break these habits are under `edges` in curves.json, tokenised but never trained on.
+**The text.** Every prompt ends in a letter or in punctuation and every completion begins with a space, so
+tokens never merge across the boundary; there are words outside ASCII; no completion carries an EOS of its
+own. Rows that break these habits are under `edges` in curves.json, tokenised but never trained on.
 
-**How every curve was produced.** A fresh trainer per curve (`DPOTrainer`, `SFTTrainer`, `RewardTrainer`), given
-the directory as a string, so that TRL loads the model in float32 and, for DPO, a second copy of it as the frozen
-reference. 30 optimiser steps; 8 rows a microbatch; rows in file order (`train_sampling_strategy="sequential"`),
-starting again from the first row at the end of the file; AdamW, learning rate 1e-3, betas 0.9 and 0.999, epsilon 1e-8,
-no weight decay; gradients clipped to a global norm of 1; constant learning rate; no dropout, no gradient
-checkpointing, no mixed precision, one thread. Whatever a curve changes stands in its `settings`:
+**How every curve was produced.** A fresh trainer per curve (`DPOTrainer`, `SFTTrainer`, `RewardTrainer`),
+given the directory as a string, so that TRL loads the model in float32 and, for DPO, a second copy of it as
+the frozen reference. 30 optimiser steps; 8 rows a microbatch; rows in file order, that is
+`train_sampling_strategy="sequential"`, beginning again with the first row at the end of the file; AdamW,
+learning rate 1e-3, betas 0.9 and 0.999, epsilon 1e-8, no weight decay; gradients clipped to a global norm
+of 1; constant learning rate; max_length 1024; no dropout, no gradient checkpointing, no mixed precision,
+one thread. What a curve changes is below, and everything is in its `settings`:
 
-    dpo/sigmoid dpo/hinge dpo/apo_zero dpo/robust      beta 0.1; robust with label smoothing 0.1
-    dpo/ipo dpo/sppo_hard                              beta 0.1 and 0.5
-    dpo/sigmoid_linear       5 steps of warm-up, the first at rate 0, then a linear fall towards 0 after 30 steps
-    dpo/sigmoid_accumulate   2 microbatches of 8 a step: 480 rows, so the file is begun a second time after step 20
-    dpo/sigmoid_truncated    max_length 24: most completions lose their end, rows whose prompt fills it are dropped
-    sft/nll                  loss on the completion only, TRL's default for prompt-completion rows
-    sft/accumulate           as above; one division by the completion tokens of both microbatches
-    sft/truncated            max_length 24
-    reward/bradley_terry     -log sigmoid(score chosen - score rejected) at the last token, which is the EOS
-    reward/filtered          max_length 28: TRL drops, and does not truncate, a pair with a longer side
+    dpo/sigmoid, hinge, apo_zero, ipo    beta 0.1
+    dpo/robust                beta 0.1, label smoothing 0.1
+    dpo/sppo_hard             beta 0.5, learning rate 1e-4: squares of summed log-ratios, which rounding
+                              disturbs most
+    dpo/sigmoid_linear        5 steps of warm-up, the first at rate 0, then a linear fall to 0 after step 30
+    dpo/sigmoid_accumulate    2 microbatches of 8 a step: 480 rows, so the file begins again after step 20
+    dpo/sigmoid_truncated     max_length 24: about half of the completions lose their end, and rows whose
+                              prompt alone fills it are dropped
+    sft/nll                   loss on the completion only, which is TRL's default for such rows
+    sft/accumulate            2 microbatches of 8 a step, one division by the tokens of both
+    sft/truncated             max_length 24
+    reward/bradley_terry      -log sigmoid(score of chosen - score of rejected), read at the last token, EOS
+    reward/filtered           max_length 52: TRL drops, and does not truncate, a pair with a longer side
 
-**What is recorded, per optimiser step.** `loss` is the number that `compute_loss` returned, before the update;
-with accumulation the mean of the microbatches (DPO), or their sum (SFT, where each is already divided by the
-tokens of the whole step). It is compared here with what the trainer logs. `grad_norm` is the norm before
-clipping. `learning_rate` is the rate that the update used. The other metrics are those that TRL logs (means over
-the pairs, then over the microbatches; `rewards/*` are beta times the log-ratio, `logps/*` sums over the completion).
-Numbers carry nine digits, which is all that a float32 holds.
+**What is recorded, per optimiser step.** `loss` is the number that `compute_loss` returned, before the
+update; with accumulation the mean of the microbatches (DPO) or their sum (SFT, where each is already divided
+by the tokens of the whole step). It is compared here with what the trainer logs. `grad_norm` is the norm
+before clipping. `learning_rate` is the rate that the update used. The other metrics are those that TRL logs:
+means over the pairs, then over the microbatches; `rewards/*` are beta times the log-ratio, `logps/*` are
+sums over the completion. Numbers carry nine digits, which is all that a float32 holds. `first_batch` has the
+padded ids and masks of the first microbatch; chosen rows come first, then rejected ones.
 
-**How much of it is rounding.** `sensitivity` is the largest change of the loss over the 30 steps when every initial
-weight is multiplied by 1 ± 1e-7 at random, i.e. moved by about one unit in its last place. A faithful implementation
-should land within a small multiple of it.
+**How much of it is rounding.** `sensitivity` is the largest change of the loss over the 30 steps when every
+initial weight is multiplied by 1 + 1e-7 or 1 - 1e-7 at random, i.e. moved by about one unit in its last
+place. A faithful implementation should land within a small multiple of it.
 """
 
 import copy
@@ -67,7 +72,13 @@ import tokenizers
 import torch
 import transformers
 import trl
-from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassification, PreTrainedTokenizerFast
+from safetensors.torch import load_file, save_file
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    LlamaForSequenceClassification,
+    PreTrainedTokenizerFast,
+)
 
 STEPS = 30
 COMMON = {
@@ -103,7 +114,7 @@ CURVES = {
     "dpo/hinge": {"loss_type": ["hinge"], "beta": 0.1},
     "dpo/robust": {"loss_type": ["robust"], "beta": 0.1, "label_smoothing": 0.1},
     "dpo/apo_zero": {"loss_type": ["apo_zero"], "beta": 0.1},
-    "dpo/sppo_hard": {"loss_type": ["sppo_hard"], "beta": 0.5},
+    "dpo/sppo_hard": {"loss_type": ["sppo_hard"], "beta": 0.5, "learning_rate": 1e-4},
     "dpo/sigmoid_linear": {
         "loss_type": ["sigmoid"],
         "beta": 0.1,
@@ -116,7 +127,7 @@ CURVES = {
     "sft/accumulate": {"gradient_accumulation_steps": 2},
     "sft/truncated": {"max_length": 24},
     "reward/bradley_terry": {},
-    "reward/filtered": {"max_length": 28},
+    "reward/filtered": {"max_length": 52},
 }
 METRICS = {
     "dpo": [
@@ -134,15 +145,21 @@ METRICS = {
 
 # The text: questions about things; a chosen answer is civil and to the point, a rejected one is not.
 
-THINGS = "lamp river garden café violin kettle naïveté bridge über-cat engine window forest 東京 blanket".split()
-PLACES = "kitchen old harbour museum attic long corridor second floor village square".split()
-GOOD = "is bright and quiet|stands near the door|was mended last week|works well, thank you|is open until nine".split("|")
-BAD = "is whatever|who knows|broke again, sorry|does not matter at all|is 3.14159 metres of nonsense".split("|")
-ASK = "Where is the {}?|Tell me about the {}:|How does the {} of the {} work?|The {}|What of it, {} or {}?".split("|")
+THINGS = ["lamp", "river", "garden", "café", "violin", "kettle", "naïveté"]
+THINGS += ["bridge", "über-cat", "engine", "window", "forest", "東京", "blanket"]
+PLACES = ["kitchen", "old harbour", "museum", "attic", "long corridor", "second floor", "village square"]
+GOOD = ["is bright and quiet", "stands near the door", "was mended last week"]
+GOOD += ["works well, thank you", "is open until nine"]
+BAD = ["is whatever", "who knows", "broke again, sorry", "does not matter at all"]
+BAD += ["is 3.14159 metres of nonsense"]
+ASK = ["Where is the {}?", "Tell me about the {}:", "How does the {} of the {} work?", "The {}"]
+ASK += ["What of it, {} or {}?"]
 
 
 def sentence(dice: random.Random, verdicts: list[str]) -> str:
-    clauses = [f"the {dice.choice(THINGS)} {dice.choice(verdicts)}" for _ in range(dice.choice([1, 1, 1, 2, 3]))]
+    clauses = [
+        f"the {dice.choice(THINGS)} {dice.choice(verdicts)}" for _ in range(dice.choice([1, 1, 1, 2, 3]))
+    ]
     return " " + ", and ".join(clauses) + dice.choice([".", "!", "", " …"])
 
 
@@ -152,11 +169,10 @@ def prompt(dice: random.Random) -> str:
 
 
 def make_pairs(dice: random.Random, rows: int) -> list[dict[str, str]]:
-    pairs = []
-    while len(pairs) < rows:
-        row = {"prompt": prompt(dice), "chosen": sentence(dice, GOOD), "rejected": sentence(dice, BAD)}
-        pairs.append(row)
-    return pairs
+    return [
+        {"prompt": prompt(dice), "chosen": sentence(dice, GOOD), "rejected": sentence(dice, BAD)}
+        for _ in range(rows)
+    ]
 
 
 def make_sft(dice: random.Random, rows: int) -> list[dict[str, str]]:
@@ -165,8 +181,16 @@ def make_sft(dice: random.Random, rows: int) -> list[dict[str, str]]:
 
 # Rows that only show what TRL's tokenisation does at the edges.
 EDGES = [
-    {"prompt": "The lamp", "chosen": " is open.</s>", "rejected": " is whatever"},  # an EOS that is already there
-    {"prompt": "The vio", "chosen": "lin is open", "rejected": "let is whatever"},  # a merge across the boundary
+    {
+        "prompt": "The lamp",
+        "chosen": " is open.</s>",
+        "rejected": " is whatever",
+    },  # an EOS that is already there
+    {
+        "prompt": "The vio",
+        "chosen": "lin is open",
+        "rejected": "let is whatever",
+    },  # a merge across the boundary
     {"prompt": "The lamp ", "chosen": "is open", "rejected": "is whatever"},  # a space before the boundary
     {"prompt": "The lamp", "chosen": "", "rejected": " is whatever"},  # an empty completion
 ]
@@ -206,7 +230,7 @@ def make_model(kind, tokenizer: PreTrainedTokenizerFast, seed: int) -> transform
     )
     model = kind(config).float()
     with torch.no_grad():
-        # Sorted by name, so that the draw does not hang on the order in which a version of the library builds layers.
+        # Sorted by name, so that the draw does not hang on the order in which a library builds layers.
         for name, weight in sorted(model.named_parameters()):
             weight.uniform_(0.5, 1.5) if "norm" in name else weight.normal_(0.0, 0.2)
     return model
@@ -255,6 +279,7 @@ def train(name: str, directory: Path, rows: list[dict[str, str]], changes: dict)
             train_dataset=datasets.Dataset.from_list(rows),
             callbacks=[rates],
         )
+        trainer.remove_callback(transformers.PrinterCallback)
         trainer.kept_losses, trainer.kept_batches, trainer.kept_logs = [], [], []
         trainer.train()
 
@@ -266,7 +291,11 @@ def train(name: str, directory: Path, rows: list[dict[str, str]], changes: dict)
     assert len(logs) == len(rates.rates) == STEPS
     for ours, entry in zip(losses, logs, strict=True):
         assert abs(ours - entry["loss"]) <= 2e-6 * max(1.0, abs(ours)), (name, ours, entry["loss"])
-    curve = {"loss": losses, "learning_rate": rates.rates, "grad_norm": [entry["grad_norm"] for entry in logs]}
+    curve = {
+        "loss": losses,
+        "learning_rate": rates.rates,
+        "grad_norm": [entry["grad_norm"] for entry in logs],
+    }
     for metric in METRICS[family]:
         curve[metric] = [entry[metric] for entry in logs]
     settings = {key: value for key, value in settings.items() if key not in PLUMBING}
@@ -277,11 +306,12 @@ def train(name: str, directory: Path, rows: list[dict[str, str]], changes: dict)
 def shaken(directory: Path, into: Path) -> Path:
     """A copy of the model whose weights are multiplied by 1 ± 1e-7, each by a draw of its own."""
     shutil.copytree(directory, into)
-    from safetensors.torch import load_file, save_file
-
     torch.manual_seed(7)
     weights = load_file(directory / "model.safetensors")
-    moved = {k: (v.double() * (1 + 1e-7 * torch.randn(v.shape).sign().double())).float() for k, v in weights.items()}
+    moved = {
+        k: (v.double() * (1 + 1e-7 * torch.randn(v.shape).sign().double())).float()
+        for k, v in weights.items()
+    }
     save_file(moved, into / "model.safetensors", metadata={"format": "pt"})
     return into
 
@@ -299,7 +329,9 @@ def edges(policy: Path) -> list[dict]:
             args=trl.DPOConfig(output_dir="unused", bf16=False, use_cpu=True, report_to="none"),
             train_dataset=datasets.Dataset.from_list([row]),
         )
-        found.append({**row, **{k: trainer.train_dataset[0][k] for k in ("prompt_ids", "chosen_ids", "rejected_ids")}})
+        found.append(
+            {**row, **{k: trainer.train_dataset[0][k] for k in ("prompt_ids", "chosen_ids", "rejected_ids")}}
+        )
     return found
 
 
@@ -326,6 +358,7 @@ def main(out: Path) -> None:
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True)
     transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
     datasets.disable_progress_bars()
     out.mkdir(parents=True, exist_ok=True)
 
@@ -339,6 +372,7 @@ def main(out: Path) -> None:
     for seed, (directory, kind) in enumerate(kinds.items()):
         shutil.rmtree(out / directory, ignore_errors=True)
         make_model(kind, tokenizer, seed).save_pretrained(out / directory)
+        (out / directory / "model.safetensors").chmod(0o644)
         tokenizer.save_pretrained(out / directory)
 
     document = {
@@ -358,7 +392,9 @@ def main(out: Path) -> None:
             directory = out / ("reward" if family == "reward" else "policy")
             data = "sft" if family == "sft" else "pairs"
             settings, curve, trainer = train(name, directory, rows[data], changes)
-            _, other, _ = train(name, shaken(directory, Path(scratch) / name.replace("/", "-")), rows[data], changes)
+            _, other, _ = train(
+                name, shaken(directory, Path(scratch) / name.replace("/", "-")), rows[data], changes
+            )
             moved = max(abs(a - b) for a, b in zip(curve["loss"], other["loss"], strict=True))
             document["curves"][name] = {
                 "versions": {key: document["versions"][key] for key in ("trl", "transformers", "torch")},
@@ -372,7 +408,9 @@ def main(out: Path) -> None:
             if "truncated" in name or name in ("dpo/sigmoid", "sft/nll", "reward/bradley_terry"):
                 document["first_batch"][name] = trainer.kept_batches[0]
             first, last = curve["loss"][0], curve["loss"][-1]
-            print(f"{name:24s} loss {first:.6f} -> {last:.6f}, moved by {moved:.1e}, {settings['rows_kept']} rows kept")
+            print(
+                f"{name:24s} loss {first:.6f} -> {last:.6f}, moved by {moved:.1e}, {settings['rows_kept']} rows kept"
+            )
     document["edges"] = edges(out / "policy")
     write_json(out / "curves.json", document)
 

@@ -1,0 +1,272 @@
+"""The main job: from supervised fine-tuning to an aligned policy, with a gold preference to be measured against.
+
+    python -m experiments.align                      the whole way on an embedded task, minutes on two CPU cores
+    python -m experiments.align --algorithm dpo --model DIR --data pairs.jsonl      one algorithm on real input
+
+The embedded task ("the menu", prefjax.data) is written out as JSON Lines, a tokeniser and a Hugging Face
+directory, and every stage below is the same `run` that a user's own files go through.
+"""
+
+import json
+import shutil
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import tyro
+
+from experiments.evaluation import Policies, evaluate
+from experiments.figures import draw_matrix, draw_overview
+from experiments.runs import Outcome, run
+from experiments.settings import Config, default_workdir, identity
+from prefjax.checks import InputError
+from prefjax.data import load_tokenizer, read_jsonl, train_tokenizer, write_world, PROMPT_COMPLETION
+from prefjax.policy import DecoderConfig, init, save_huggingface
+from prefjax.train import NonFinite, markdown_table, start_processes, write_json, write_report
+
+
+class Size(NamedTuple):
+    """How much of the embedded task is done: at its full size, and at its smallest."""
+
+    demonstrations: int
+    pairs: int
+    sft_steps: int
+    judge_steps: int
+    dpo_steps: int
+    nash_steps: int
+    heldout_prompts: int
+    samples: int
+
+
+FULL = Size(4000, 6000, 600, 500, 250, 250, 228, 8)
+QUICK = Size(400, 400, 30, 20, 10, 6, 24, 2)
+
+# What is small enough to learn in a minute, and learns: 2 layers of width 64 and completions of a dozen tokens.
+DECODER = dict(hidden_size=64, intermediate_size=192, num_layers=2, num_heads=4, num_kv_heads=2, rope_theta=10_000.0)
+COMPLETION_TOKENS = 32
+
+
+def main(config: Config) -> dict:
+    """Runs what the flags ask for; returns the numbers of the report."""
+    start_processes()
+    if config.algorithm is None and not config.model and not config.data:
+        return whole_way(config)
+    if config.algorithm is None:
+        raise InputError(
+            "--model, --data: given without --algorithm; one algorithm is expected for input of your own. "
+            "Add for example --algorithm dpo."
+        )
+    if not config.model and not config.data:
+        config = on_embedded_task(config)
+    outcome = run(config)
+    if jax.process_index() == 0:
+        print((outcome.workdir / "report.md").read_text())
+        print(f"Everything is in {outcome.workdir}/; the result is {outcome.policy}")
+    return outcome.summary
+
+
+# ------------------------------------------------------------------ the embedded task, stage by stage
+
+
+class Stages(NamedTuple):
+    """The configuration of each stage; a stage reads what the one before it wrote."""
+
+    sft: Config
+    judge: Config
+    dpo: Config
+    nash_md: Config
+
+
+def prepare(config: Config, workdir: Path, size: Size) -> Stages:
+    """Writes the world as a user would bring it, and says what each stage does with it."""
+    world = write_world(
+        workdir / "world", seed=config.seed, num_demonstrations=size.demonstrations, num_pairs=size.pairs,
+        form=config.gold,
+    )  # fmt: skip
+    start = workdir / "start"
+    if not (start / "model.safetensors").exists():
+        texts = [t for row in read_jsonl(world.sft, PROMPT_COMPLETION).rows for t in (row["prompt"], row["completion"])]
+        tokenizer = load_tokenizer(train_tokenizer(workdir / "tokenizer", texts))
+        decoder = DecoderConfig(vocab_size=len(tokenizer), max_position_embeddings=256, **DECODER)
+        policy, params = init(decoder, jax.random.key(config.seed))
+        save_huggingface(start, policy, params, tokenizer=tokenizer)
+
+    common = replace(config, plan=False, eval_data="", reference="", model=str(workdir / "sft" / "policy"))
+    policy_steps = config.steps
+    return Stages(
+        sft=replace(
+            common, algorithm="sft", model=str(start), data=str(world.sft), eval_data=str(world.sft_validation),
+            workdir=str(workdir / "sft"), steps=size.sft_steps, batch_size=64, micro_batch_size=None, learning_rate=3e-3,
+            schedule="linear", warmup_steps=min(20, size.sft_steps), eval_every=max(size.sft_steps // 24, 1), patience=3,
+        ),
+        judge=replace(
+            common, algorithm="preference", data=str(world.pairs), eval_data=str(world.pairs_validation),
+            workdir=str(workdir / "preference"), steps=size.judge_steps, batch_size=64, micro_batch_size=None,
+            learning_rate=1e-3, schedule="linear", warmup_steps=min(20, size.judge_steps),
+            eval_every=max(size.judge_steps // 20, 1), patience=4,
+        ),
+        dpo=replace(
+            common, algorithm="dpo", data=str(world.pairs), eval_data=str(world.pairs_validation),
+            workdir=str(workdir / "dpo"), steps=policy_steps or size.dpo_steps, batch_size=config.batch_size or 64,
+            learning_rate=config.learning_rate or 5e-4,
+        ),
+        nash_md=replace(
+            common, algorithm="nash_md", data=str(world.prompts), judge=str(workdir / "preference" / "policy"),
+            workdir=str(workdir / "nash_md"), steps=policy_steps or size.nash_steps, batch_size=config.batch_size or 128,
+            learning_rate=config.learning_rate or 1e-3, max_new_tokens=COMPLETION_TOKENS,
+        ),
+    )  # fmt: skip
+
+
+def whole_way(config: Config) -> dict:
+    """SFT → preference model → DPO and Nash-MD from the same SFT policy, and best-of-n → who wins, under gold."""
+    began = time.perf_counter()
+    size = QUICK if config.quick else FULL
+    workdir = Path(config.workdir) if config.workdir else default_workdir(config, identity(config, quick=config.quick))
+    if config.fresh and (workdir / "world").exists():
+        for name in ("world", "start", "tokenizer", "sft", "preference", "dpo", "nash_md", "policy", "figures"):
+            shutil.rmtree(workdir / name, ignore_errors=True)
+    if jax.process_index() == 0:
+        workdir.mkdir(parents=True, exist_ok=True)
+        write_json(workdir / "config.json", {"settings": vars(config), "identity": identity(config, quick=config.quick)})
+
+    stages = prepare(config, workdir, size)
+    outcomes: dict[str, Outcome] = {}
+    for name, stage in stages._asdict().items():
+        outcomes[name] = run(stage)
+
+    report = evaluate(
+        Policies(
+            tokenizer=workdir / "start",
+            sft=outcomes["sft"].policy,
+            judge=outcomes["judge"].policy,
+            trained={"DPO": outcomes["dpo"].policy, "Nash-MD": outcomes["nash_md"].policy},
+        ),
+        heldout=workdir / "world" / "heldout.jsonl",
+        config=replace(stages.nash_md, num_samples=config.num_samples),
+        prompts=size.heldout_prompts,
+        samples=size.samples,
+    )
+    report["stages"] = {name: outcome.summary for name, outcome in outcomes.items()}
+    report["seconds"] = round(time.perf_counter() - began, 1)
+    if jax.process_index() == 0:
+        publish(workdir, outcomes, report)
+        print((workdir / "report.md").read_text())
+        print(f"Everything is in {workdir}/")
+    return report
+
+
+def publish(workdir: Path, outcomes: dict[str, Outcome], report: dict) -> None:
+    """The top of the workdir: the report, its figures, all metrics in one file, and the Nash-MD policy."""
+    draw_overview(workdir / "figures" / "overview.png", report)
+    draw_matrix(workdir / "figures" / "win_rates.png", list(report["policies"]), report["win_rates"])
+    with (workdir / "metrics.jsonl").open("w") as file:
+        for name, outcome in outcomes.items():
+            for line in (outcome.workdir / "metrics.jsonl").read_text().splitlines():
+                file.write(json.dumps({"stage": name, **json.loads(line)}) + "\n")
+    shutil.copytree(outcomes["nash_md"].policy, workdir / "policy", dirs_exist_ok=True)
+    write_report(workdir, describe(report), report)
+
+
+def describe(report: dict) -> str:
+    names = list(report["policies"])
+
+    def show(interval: dict) -> str:
+        return f"{interval['mean']:.3f} [{interval['low']:.3f}, {interval['high']:.3f}]"
+
+    matrix = markdown_table(
+        ["preferred, to →", *names],
+        [[row, *("–" if row == column else show(report["win_rates"][row][column]) for column in names)] for row in names],
+    )
+    policies = markdown_table(
+        ["policy", "gold over SFT", "learned over SFT", "gold value", "gap closed", "KL to SFT", "words", "stopped"],
+        [
+            [
+                name, show(p["gold_preference_over_sft"]), show(p["learned_preference_over_sft"]), show(p["gold_value"]),
+                f"{p['gap_closed']['mean']:.0%} [{p['gap_closed']['low']:.0%}, {p['gap_closed']['high']:.0%}]",
+                show(p["kl"]) + (" (bound)" if name == "best-of-n" else ""), f"{p['words']:.1f}", f"{p['stopped']:.0%}",
+            ]
+            for name, p in report["policies"].items()
+        ],
+    )  # fmt: skip
+    best, judge = report["optimum"], report["judge"]
+    return f"""# Alignment on the embedded task
+
+{report['prompts']} held-out prompts, {report['samples']} completions of each by every policy, at temperature 1. Brackets
+are 95 % intervals with the prompt as the unit. Gold is the preference that labelled the data ({report['gold_form']}).
+
+## Who is preferred to whom, under gold
+
+{matrix}
+
+## Each policy
+
+{policies}
+
+Gold value is {report['gold_value_is']}; the exact optimum is {best['gold_value']:.3f}, and the exact best response to
+the SFT samples is preferred to them with probability {best['gold_preference_over_sft']:.3f}. "Gap closed" is the share of the
+way from SFT to the optimum. KL of best-of-n is its bound log n - (n-1)/n, n = {report['n']}.
+
+The preference model agrees with gold labels on {judge['accuracy']:.1%} of held-out pairs (the gold preference itself: {judge['gold_accuracy']:.1%}).
+Where the learned preference of a policy exceeds its gold preference, the policy has found what the judge gets wrong.
+
+![who wins, and at what price](figures/overview.png)
+![win rates](figures/win_rates.png)
+
+The whole way took {report['seconds']:.0f} s. A sample of each policy at the first held-out prompts:
+
+{examples(report['examples'])}
+"""
+
+
+def examples(rows: Sequence[dict[str, Any]]) -> str:
+    return "\n".join(
+        [f"- {row['prompt']}\n" + "\n".join(f"  - {name}: {text!r}" for name, text in row["completions"].items()) for row in rows]
+    )
+
+
+def on_embedded_task(config: Config) -> Config:
+    """`--algorithm NAME` without files: that algorithm alone, after the stages it needs, on the embedded task."""
+    size = QUICK if config.quick else FULL
+    home = Path("runs") / f"embedded-{config.gold}-{config.seed}{'-quick' if config.quick else ''}"
+    stages = prepare(config, home, size)
+    if config.algorithm == "sft":
+        own = stages.sft
+    else:
+        run(stages.sft)
+        if config.algorithm in ("nash_md", "best_of_n"):
+            run(stages.judge)
+        own = {
+            "preference": stages.judge,
+            "reward": replace(stages.judge, algorithm="reward"),
+            "dpo": stages.dpo,
+            "nash_md": stages.nash_md,
+            "best_of_n": replace(stages.nash_md, algorithm="best_of_n", steps=1),
+        }[config.algorithm or ""]
+    given = {
+        name: getattr(config, name)
+        for name in ("steps", "batch_size", "micro_batch_size", "learning_rate")
+        if getattr(config, name) is not None
+    }
+    return replace(own, workdir=config.workdir, **given)
+
+
+def command_line(arguments: Sequence[str] | None = None) -> None:
+    """Errors that a user can mend are one line, not a traceback."""
+    config = None
+    try:
+        config = tyro.cli(Config, args=arguments, description=__doc__)
+        np.seterr(all="ignore")
+        main(config)
+    except (InputError, NonFinite) as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2 if isinstance(error, InputError) else 3) from None
+
+
+if __name__ == "__main__":
+    command_line()

@@ -1,0 +1,1 @@
+"""Benchmarks: scripts that print a ratio against a peer, measured in one run. Never timed tests."""
