@@ -1,8 +1,8 @@
 """Records to arrays: readers, prepared sets, tokenising, and batches with a cursor."""
 
-from prefjax.data.batches import Batch as Batch
-from prefjax.data.batches import Batches as Batches
-from prefjax.data.batches import batches as batches
+from prefjax.data.batching import Batch as Batch
+from prefjax.data.batching import Batches as Batches
+from prefjax.data.batching import batches as batches
 from prefjax.data.jsonl import parse_jsonl as parse_jsonl
 from prefjax.data.jsonl import read_jsonl as read_jsonl
 from prefjax.data.prepared import cache_directory as cache_directory

@@ -11,6 +11,7 @@ import io
 import json
 import os
 import shutil
+import sys
 import uuid
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -49,7 +50,8 @@ def prepare_jsonl(
     """
     source = check_readable(path, bad)
     stat = os.stat(source)
-    quiet = stat.st_size < 16 * 2**20 if progress is None else not progress
+    small = stat.st_size < 16 * 2**20
+    quiet = (small or not sys.stderr.isatty()) if progress is None else not progress
     before = (stat.st_size, stat.st_mtime_ns)
     key = _key(_sha256(source, quiet), kind, bad)
     place = cache_directory(cache) / f"{kind.name}-{key[:32]}"
@@ -183,7 +185,7 @@ def _open(place: Path, source: str, kind: Kind) -> Records | None:
         if len(rows) != identity.rows:
             return None
         return Records(kind, source, PreparedRows(rows, kind), dict(manifest["skipped"]), identity)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError):
         return None
 
 

@@ -87,16 +87,10 @@ def sample(
         + coef · logits of the other, to which then temperature, top-k and top-p apply. One loop, two caches.
 
     Returns: the samples. `logps` are of the distribution drawn from, after mixture, temperature and filters.
-    Raises: InputError for a policy without an output head, or room for no token.
+    Raises: InputError for a policy without an output head, or a number out of its range.
     Source: mixture, Munos et al., "Nash Learning from Human Feedback", 2023, section 7 (arXiv:2312.00886).
     """
-    require(
-        max_new_tokens >= 1,
-        "sample",
-        f"max_new_tokens is {max_new_tokens}",
-        "a completion has room for a token",
-        "Use 1 or more.",
-    )
+    _check_numbers(max_new_tokens, temperature, top_k, top_p)
     # As arrays, so that 1 and 1.0, given or by default, are the same program.
     if mixture is not None:
         mixture = Mixture(mixture.params, jnp.asarray(mixture.coef, jnp.float32))
@@ -113,6 +107,18 @@ def sample(
         max_new_tokens=max_new_tokens,
         stop_tokens=tuple(stop_tokens),
     )
+
+
+def _check_numbers(max_new_tokens, temperature, top_k, top_p) -> None:
+    """Of what is a number now; one that is traced was checked, if at all, where it came from."""
+    for name, value, within, expected in (
+        ("max_new_tokens", max_new_tokens, lambda x: x >= 1, "a completion has room for at least one token"),
+        ("temperature", temperature, lambda x: x >= 0, "it is 0 (greedy) or positive"),
+        ("top_k", top_k, lambda x: x >= 0, "it is 0 (all tokens) or how many to keep"),
+        ("top_p", top_p, lambda x: 0 < x <= 1, "it is a probability above 0"),
+    ):
+        if isinstance(value, (int, float)):
+            require(within(value), "sample", f"{name} is {value}", expected, f"Change {name}.")
 
 
 @partial(jax.jit, static_argnames=("max_new_tokens", "stop_tokens"))

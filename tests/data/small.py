@@ -1,4 +1,4 @@
-"""A byte-level BPE tokeniser of a dozen merges, written out so that no trainer decides it, and small row sets."""
+"""A byte-level BPE tokeniser of a dozen merges, written out so that no trainer decides it, and small sets."""
 
 import json
 

@@ -288,7 +288,7 @@ def test_labels_are_drawn_from_the_gold_preference(form, tmp_path):
     )
     columns = ([row[name] for row in rows] for name in ("prompt", "chosen", "rejected"))
     p = menu.gold_preference(*columns, form=form)
-    # A pair of margin d = 2q - 1 is labelled d with probability (1 + d)/2 and -d else: E[label] = d² = label².
+    # A pair of margin d = 2q - 1 is labelled d with probability (1 + d)/2, else -d: E[label] = d² = label².
     margin = 2 * p - 1
     assert (margin - margin**2).mean() == pytest.approx(
         0, abs=4 * (margin - margin**2).std() / len(rows) ** 0.5
@@ -333,7 +333,8 @@ def test_a_write_that_fails_leaves_no_half_world(world, tmp_path, monkeypatch):
 
 @pytest.fixture(scope="module")
 def tokenizer(world):
-    transformers = pytest.importorskip("transformers")
+    import transformers
+
     texts = [
         row[name] for row in read(world.sft) + read(world.sft_validation) for name in ("prompt", "completion")
     ]

@@ -103,9 +103,9 @@ def test_processes_that_race_all_get_the_rows(pairs, tmp_path):
         "print(hashlib.sha256(json.dumps(list(rows)).encode()).hexdigest())"
     )
     command = [sys.executable, "-c", code, pairs, str(tmp_path / "cache")]
-    racing = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    racing = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
     said = {process.communicate()[0] for process in racing}
-    assert [process.returncode for process in racing] == [0, 0, 0]
+    assert [process.returncode for process in racing] == [0, 0]
     assert len(said) == 1
     assert len(list((tmp_path / "cache").iterdir())) == 1
 

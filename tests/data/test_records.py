@@ -1,7 +1,7 @@
 """Rows, good and bad: each fault is named, with the line it is on."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prefjax.checks import InputError
@@ -12,29 +12,35 @@ from tests.data.small import write_jsonl
 
 GOOD = {"prompt": "p", "chosen": "a", "rejected": "b"}
 
+MESSAGES = [{"role": "user", "content": "a"}]
+HALF = b'{"prompt": "\\ud83d", "chosen": "a", "rejected": "b"}'
+FOUND = 'no column "rejected"; the columns found are "prompt", "chosen", "x"'
+NEEDS = '"rejected" is empty; a pair needs a prompt and two non-empty completions'
+LATIN = "byte 13 of the line (0xe9, byte 61 of the file) is not UTF-8"
+
 # What stands on line 2, the reason it is counted under, and what the message has to say.
 FAULTS = {
-    "a list": ([GOOD], "not an object", "a list; a JSON object with text columns is needed. One JSON object a line"),
+    "a list": ([GOOD], "not an object", "the row is a list; a JSON object with text columns is needed"),
     "null": (None, "not an object", "the row is null"),
-    "no rejected": ({"prompt": "p", "chosen": "a", "x": 1}, "missing column", 'no column "rejected"; the columns found are "prompt", "chosen", "x"'),
+    "no rejected": ({"prompt": "p", "chosen": "a", "x": 1}, "missing column", FOUND),
     "no columns": ({}, "missing column", 'no column "chosen", "rejected"; the columns found are none'),
     "number": ({**GOOD, "chosen": 3}, "wrong type", '"chosen" is a number; a string is expected'),
     "boolean": ({**GOOD, "prompt": True}, "wrong type", '"prompt" is a boolean'),
     "null text": ({**GOOD, "rejected": None}, "wrong type", '"rejected" is null'),
     "strings": ({**GOOD, "rejected": ["b"]}, "wrong type", '"rejected" is a list'),
-    "messages": ({**GOOD, "chosen": [{"role": "user", "content": "a"}]}, "conversational", "text columns are expected. Apply the tokeniser's chat template first"),
-    "empty": ({**GOOD, "rejected": ""}, "empty", '"rejected" is empty; a pair needs a prompt and two non-empty completions'),
+    "messages": ({**GOOD, "chosen": MESSAGES}, "conversational", "Apply the tokeniser's chat template first"),
+    "empty": ({**GOOD, "rejected": ""}, "empty", NEEDS),
     "empty prompt": ({**GOOD, "prompt": ""}, "empty", '"prompt" is empty'),
     "equal": ({**GOOD, "rejected": "a"}, "rejected equals chosen", '"rejected" equals "chosen"'),
     "nothing shared": ({"chosen": "ab ", "rejected": "b"}, "no shared prompt", 'no column "prompt"'),
-    "surrogate": (b'{"prompt": "\\ud83d", "chosen": "a", "rejected": "b"}', "not Unicode text", "the lone surrogate \\ud83d"),
-    "cut off": (b'{"prompt": "p", "chosen": "a', "malformed JSON", "malformed JSON at column 27: Unterminated string"),
+    "surrogate": (HALF, "not Unicode text", "the lone surrogate \\ud83d"),
+    "cut off": (b'{"prompt": "p', "malformed JSON", "malformed JSON at column 12: Unterminated string"),
     "two objects": (b"{} {}", "malformed JSON", "malformed JSON at column 4: Extra data"),
     "brackets": (b"[" * 100_000, "malformed JSON", "RecursionError"),
     "digits": (b'{"prompt": ' + b"9" * 5000 + b"}", "malformed JSON", "cannot be read"),
     "blank": (b"  ", "blank line", "the line is blank"),
-    "not UTF-8": (b'{"prompt": "\xe9"}', "not UTF-8", "byte 13 of the line (0xe9, byte 61 of the file) is not UTF-8"),
-}  # fmt: skip
+    "not UTF-8": (b'{"prompt": "\xe9"}', "not UTF-8", LATIN),
+}
 
 
 @pytest.mark.parametrize("name", FAULTS)
@@ -128,6 +134,7 @@ def test_an_implicit_prompt_is_taken_out_where_trl_takes_it(chosen, rejected, pr
     assert row == {"prompt": prompt, "chosen": chosen[n:], "rejected": rejected[n:]}
 
 
+@settings(deadline=None)
 @given(st.text("ab ", min_size=1), st.text("ab ", min_size=1))
 def test_an_implicit_prompt_loses_no_character(chosen, rejected):
     row = extract_prompt(chosen, rejected)
@@ -137,6 +144,7 @@ def test_an_implicit_prompt_loses_no_character(chosen, rejected):
     assert row["rejected"]
 
 
+@settings(deadline=None)
 @given(st.lists(st.text(min_size=1).filter(lambda text: text.isprintable() or "\n" in text), min_size=1))
 def test_any_text_comes_back(tmp_path_factory, texts):
     path = tmp_path_factory.mktemp("rows") / "rows.jsonl"

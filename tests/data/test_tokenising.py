@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prefjax.checks import InputError
@@ -160,6 +160,7 @@ def test_chunks_do_not_show(bpe, monkeypatch):
     )
 
 
+@settings(max_examples=50, deadline=None)
 @given(st.lists(st.tuples(st.text(min_size=1), st.text(min_size=1)), min_size=1, max_size=8))
 def test_any_text_keeps_every_byte_and_starts_its_completion_where_it_starts(bpe, texts):
     # Separately tokenised, the parts decode to what they were; joined, the whole does.

@@ -47,10 +47,13 @@ def trl_tokens() -> dict:
     )
 
     with tempfile.TemporaryDirectory() as directory:
-        common = dict(
-            output_dir=directory, max_length=MAX_LENGTH, bf16=False, use_cpu=True, report_to=[],
-            gradient_checkpointing=False,
-        )  # fmt: skip
+        common = {
+            "output_dir": directory,
+            "max_length": MAX_LENGTH,
+            "bf16": False,
+            "use_cpu": True,
+            "report_to": [],
+        }
 
         def trainer(kind, config, model, rows, **more):
             args = config(**common)

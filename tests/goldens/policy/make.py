@@ -53,7 +53,9 @@ def write(name: str, model, **how) -> None:
     directory = HERE / name
     model.save_pretrained(directory, **how)
     tokens, mask = batch()
-    out = model.float()(input_ids=tokens, attention_mask=mask).logits
+    # Read again, since a model cast to bfloat16 and back has also rounded its rotary frequencies.
+    model = type(model).from_pretrained(directory, dtype=torch.float32).eval()
+    out = model(input_ids=tokens, attention_mask=mask).logits
     np.savez(directory / "expected.npz", tokens=tokens, lengths=np.array(LENGTHS), logits=out)
 
 

@@ -408,9 +408,8 @@ def main(out: Path) -> None:
             if "truncated" in name or name in ("dpo/sigmoid", "sft/nll", "reward/bradley_terry"):
                 document["first_batch"][name] = trainer.kept_batches[0]
             first, last = curve["loss"][0], curve["loss"][-1]
-            print(
-                f"{name:24s} loss {first:.6f} -> {last:.6f}, moved by {moved:.1e}, {settings['rows_kept']} rows kept"
-            )
+            kept = settings["rows_kept"]
+            print(f"{name:24s} loss {first:.6f} -> {last:.6f}, moved by {moved:.1e}, {kept} rows kept")
     document["edges"] = edges(out / "policy")
     write_json(out / "curves.json", document)
 

@@ -130,7 +130,7 @@ def batches(
         return {"index": index, "weight": real.astype(np.float32), **fields}
 
     steps = order.batch(batch_size, drop_remainder=False, batch_fn=list).repeat().map(gather)
-    # One thread: with several, a batch may be prepared ahead out of turn; it is memory's speed anyway.
+    # One thread is enough: a batch is a copy within memory.
     ahead = grain.ReadOptions(num_threads=min(prefetch, 1), prefetch_buffer_size=prefetch)
     drawn = {
         "rows": total,

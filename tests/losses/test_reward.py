@@ -1,0 +1,95 @@
+"""Losses of judges: written numbers, what they identify, and a cycle that only two inputs can learn."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from prefjax.losses import bradley_terry_loss, preference_model_loss
+from prefjax.rewards import bradley_terry_probability, two_input_probability
+
+
+@pytest.mark.parametrize(
+    ("difference", "settings", "value"),
+    [
+        (0.0, {}, 0.693147),
+        (1.0, {}, 0.313262),
+        (-1.0, {}, 1.313262),
+        (2.0, {}, 0.126928),
+        (1.0, {"margin": 0.5}, 0.474077),
+        (1.0, {"label_smoothing": 0.1}, 0.413262),
+        (1.2, {}, 0.2632834673),
+        (1.2, {"margin": 0.5}, 0.4031860489),
+        (-20.0, {}, 20.0),  # -log(σ(d) + 1e-5) would say 11.51, with no gradient left
+    ],
+)
+def test_bradley_terry_known_values(difference, settings, value):
+    rewards = jnp.float32(difference), jnp.float32(0.0)
+    assert float(bradley_terry_loss(*rewards, **settings)) == pytest.approx(value, abs=6e-7)
+
+
+def test_bradley_terry_slope_and_the_cap_of_smoothing():
+    slope = jax.grad(lambda d, **settings: bradley_terry_loss(d, jnp.float32(0.0), **settings))
+    assert float(slope(jnp.float32(1.0))) == pytest.approx(-0.268941, abs=6e-7)
+    # d* = log((1 - ε)/ε), where the loss is the entropy of a label that flips with probability ε.
+    top = jnp.float32(math.log(9.0))
+    assert float(slope(top, label_smoothing=0.1)) == pytest.approx(0.0, abs=1e-7)
+    value = bradley_terry_loss(top, jnp.float32(0.0), label_smoothing=0.1)
+    assert float(value) == pytest.approx(0.325083, abs=6e-7)
+
+
+def test_a_margin_for_each_pair_and_a_constant_that_drops_out():
+    chosen, rejected = jnp.float32([1.0, 2.0]), jnp.float32([0.0, 1.5])
+    each = bradley_terry_loss(chosen, rejected, margin=jnp.float32([0.5, 0.0]))
+    np.testing.assert_allclose(each, [0.474077, 0.474077], atol=6e-7)
+    np.testing.assert_allclose(
+        bradley_terry_loss(chosen + 5, rejected + 5), bradley_terry_loss(chosen, rejected), rtol=1e-6
+    )
+
+
+def test_preference_model_known_value_and_antisymmetry():
+    score, swapped = jnp.float32(1.2), jnp.float32(-0.4)
+    assert float(preference_model_loss(score, swapped)) == pytest.approx(-math.log(0.689974), abs=2e-6)
+    np.testing.assert_allclose(
+        preference_model_loss(score, swapped), preference_model_loss(swapped, score, target=0.0), rtol=1e-7
+    )
+    assert float(preference_model_loss(score, score, target=0.3)) == pytest.approx(math.log(2), rel=1e-6)
+
+
+def test_preference_model_rests_where_it_says_what_the_label_says():
+    target = jnp.float32([0.9, 0.5, 0.2])
+    scores = jnp.log(target / (1 - target)), -jnp.log(target / (1 - target))
+
+    def loss(score, swapped):
+        return preference_model_loss(score, swapped, target=target)
+
+    np.testing.assert_allclose(jax.grad(lambda s: loss(s, scores[1]).sum())(scores[0]), 0.0, atol=1e-7)
+    entropy = -(target * np.log(target) + (1 - target) * np.log(1 - target))
+    np.testing.assert_allclose(loss(*scores), entropy, rtol=1e-5)
+
+
+def test_rock_paper_scissors_is_learnt_by_two_inputs_and_by_no_reward():
+    winners, losers = jnp.array([0, 1, 2]), jnp.array([1, 2, 0])
+
+    def descend(loss, params):
+        step = jax.jit(lambda p: p - 2.0 * jax.grad(loss)(p))
+        for _ in range(300):
+            params = step(params)
+        return params, float(loss(params))
+
+    def by_reward(reward):
+        return bradley_terry_loss(reward[winners], reward[losers], label_smoothing=0.1).mean()
+
+    def by_pair(scores):
+        return preference_model_loss(scores[winners, losers], scores[losers, winners], target=0.9).mean()
+
+    reward, stuck = descend(by_reward, jax.random.normal(jax.random.key(0), (3,)))
+    assert stuck == pytest.approx(math.log(2), abs=1e-5)
+    np.testing.assert_allclose(bradley_terry_probability(reward[winners], reward[losers]), 0.5, atol=1e-3)
+    scores, learnt = descend(by_pair, jax.random.normal(jax.random.key(1), (3, 3)))
+    assert learnt == pytest.approx(0.325083, abs=1e-5)
+    np.testing.assert_allclose(
+        two_input_probability(scores[winners, losers], scores[losers, winners]), 0.9, atol=1e-4
+    )

@@ -1,0 +1,28 @@
+"""Where the goldens lie, and a tiny decoder for the other tests."""
+
+from functools import cache
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from prefjax.policy import DecoderConfig, init
+
+GOLDENS = Path(__file__).parents[1] / "goldens" / "policy"
+
+
+def expected(name):
+    """Tokens, lengths and the logits of transformers."""
+    stored = np.load(GOLDENS / name / "expected.npz")
+    tokens, lengths = (jnp.asarray(stored[key], jnp.int32) for key in ("tokens", "lengths"))
+    return tokens, lengths, stored["logits"]
+
+
+@cache
+def tiny(seed=0, scale=8.0, **changes):
+    """A decoder whose next-token distributions are far from uniform: its matrices are `scale` times larger."""
+    shape = {"vocab_size": 11, "hidden_size": 16, "intermediate_size": 24, "num_layers": 2}
+    config = DecoderConfig(**{**shape, "num_heads": 4, "num_kv_heads": 2, **changes})
+    policy, params = init(config, jax.random.key(seed))
+    return policy, jax.tree.map(lambda w: w * scale if w.ndim > 1 else w, params)
