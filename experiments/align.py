@@ -43,12 +43,12 @@ class Size(NamedTuple):
     samples: int
 
 
-FULL = Size(4000, 6000, 600, 500, 250, 250, 228, 8)
+FULL = Size(4000, 16000, 300, 500, 250, 250, 228, 8)
 QUICK = Size(400, 400, 30, 20, 10, 6, 24, 2)
 
 # What is small enough to learn in a minute, and learns: 2 layers of width 64 and completions of a dozen tokens.
 DECODER = dict(hidden_size=64, intermediate_size=192, num_layers=2, num_heads=4, num_kv_heads=2, rope_theta=10_000.0)
-COMPLETION_TOKENS = 32
+COMPLETION_TOKENS = 24
 
 
 def main(config: Config) -> dict:
@@ -94,6 +94,7 @@ def prepare(config: Config, workdir: Path, size: Size) -> Stages:
         tokenizer = load_tokenizer(train_tokenizer(workdir / "tokenizer", texts))
         decoder = DecoderConfig(vocab_size=len(tokenizer), max_position_embeddings=256, **DECODER)
         policy, params = init(decoder, jax.random.key(config.seed))
+        params = jax.tree.map(lambda p: 3.0 * p if p.ndim > 1 else p, params)
         save_huggingface(start, policy, params, tokenizer=tokenizer)
 
     common = replace(config, plan=False, eval_data="", reference="", model=str(workdir / "sft" / "policy"))
@@ -113,7 +114,7 @@ def prepare(config: Config, workdir: Path, size: Size) -> Stages:
         dpo=replace(
             common, algorithm="dpo", data=str(world.pairs), eval_data=str(world.pairs_validation),
             workdir=str(workdir / "dpo"), steps=policy_steps or size.dpo_steps, batch_size=config.batch_size or 64,
-            learning_rate=config.learning_rate or 5e-4,
+            learning_rate=config.learning_rate or 1e-4,
         ),
         nash_md=replace(
             common, algorithm="nash_md", data=str(world.prompts), judge=str(workdir / "preference" / "policy"),

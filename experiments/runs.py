@@ -76,6 +76,7 @@ KINDS = {
     "nash_md": PROMPT_ONLY, "best_of_n": PROMPT_ONLY,
 }  # fmt: skip
 EPOCHS = 3
+BILINEAR_SCORES = 8  # two for Bradley–Terry, the others for what is not transitive
 
 
 class Problem(NamedTuple):
@@ -86,7 +87,7 @@ class Problem(NamedTuple):
     objective: Callable
     prepare: Callable  # state, batch -> batch on the mesh
     expect_first: Callable | None = None  # what step 1 must show where policy = reference
-    judge_inputs: int = 0  # 1: a reward model comes out, 2: a preference model, 0: a policy
+    judge: str = ""  # what comes out, if not a policy: a reward model, or a preference model of some form
 
 
 class Outcome(NamedTuple):
@@ -221,8 +222,12 @@ def make_optimizer_of(config: Config):
 
 def build(config: Config, tokenizer, rows: TokenRows, held_out, mesh: Mesh, microbatches: int) -> Problem:
     """The policy, its objective and how its batches come about."""
-    scalar_head = config.algorithm in ("reward", "preference")
-    policy, params = load_huggingface(config.model, dtype=config.dtype, num_scores=1 if scalar_head else 0)
+    heads = {"reward": 1, "preference": 1 if config.preference_form == "joint" else BILINEAR_SCORES}
+    policy, params = load_huggingface(
+        config.model, dtype=config.dtype, num_scores=heads.get(config.algorithm or ""),
+        # A bilinear head at 0 has gradient 0; the others start at 0, where every preference is 1/2.
+        score_key=jax.random.key(config.seed) if heads.get(config.algorithm or "", 1) > 1 else None,
+    )  # fmt: skip
     longest = max(r.longest_completion() for r in (rows, held_out) if r is not None)
 
     def on_mesh(batch):
@@ -231,10 +236,10 @@ def build(config: Config, tokenizer, rows: TokenRows, held_out, mesh: Mesh, micr
     if config.algorithm == "sft":
         return Problem(policy, params, sft_objective(policy, max_completion=longest), lambda _, b: on_mesh(b))
     if config.algorithm == "reward":
-        return Problem(policy, params, reward_objective(policy), lambda _, b: on_mesh(b), judge_inputs=1)
+        return Problem(policy, params, reward_objective(policy), lambda _, b: on_mesh(b), judge="reward")
     if config.algorithm == "preference":
-        objective = preference_objective(policy, max_completion=longest)
-        return Problem(policy, params, objective, lambda _, b: on_mesh(b), judge_inputs=2)
+        objective = preference_objective(policy, form=config.preference_form, max_completion=longest)
+        return Problem(policy, params, objective, lambda _, b: on_mesh(b), judge=config.preference_form)
 
     reference = load_reference(config, policy, params, mesh)
     from_start = config.reference == config.model
@@ -282,11 +287,19 @@ def load_reference(config: Config, policy: Policy, params: Any, mesh: Mesh):
 
 
 def load_judge(config: Config, mesh: Mesh):
-    """A judge by what its directory says it reads: one completion (a reward model) or two."""
-    policy, params = load_huggingface(config.judge, dtype=config.dtype, num_scores=1)
-    inputs = Path(config.judge) / "judge.json"
-    two = inputs.exists() and '"inputs": 2' in inputs.read_text()
-    judge = preference_judge(policy, max_completion=config.max_new_tokens) if two else reward_judge(policy)
+    """A judge by what its judge.json says it is; without one, a reward model, as TRL's RewardTrainer saves it."""
+    policy, params = load_huggingface(config.judge, dtype=config.dtype)
+    require(
+        policy.config.num_scores > 0, "--judge", f"{config.judge} is a language model", "a model with a score head",
+        "Train one with --algorithm preference or reward.",
+    )  # fmt: skip
+    about = Path(config.judge) / "judge.json"
+    kind = json.loads(about.read_text())["judge"] if about.exists() else "reward"
+    judge = (
+        reward_judge(policy)
+        if kind == "reward"
+        else preference_judge(policy, form=kind, max_completion=config.max_new_tokens)
+    )
     return judge, jax.device_put(params, spread(params, mesh))
 
 
@@ -357,8 +370,8 @@ def export(config, workdir: Path, problem: Problem, params, rows: TokenRows, bef
     if jax.process_index() != 0:
         return Outcome(workdir, target, {})
     save_huggingface(target, problem.policy, params, source_dir=config.model)
-    if problem.judge_inputs:
-        write_json(target / "judge.json", {"inputs": problem.judge_inputs})
+    if problem.judge:
+        write_json(target / "judge.json", {"judge": problem.judge})
     lines = read_metrics(workdir / "metrics.jsonl")
     steps = [line for line in lines if "loss" in line]
     names = [name for name in steps[0] if name not in ("step", "seconds")]

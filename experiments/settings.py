@@ -59,6 +59,8 @@ class Config:
     """ε of sigmoid (then cDPO; TRL ignores it there) and robust."""
     mixture_coef: float = 0.125
     """Nash-MD: the opponent's weight on the reference; 0 self-play, 1 best response to the reference."""
+    preference_form: Literal["bilinear", "joint"] = "bilinear"
+    """preference: the model reads each completion once, or both in one row (in both orders, twice the cost)."""
     max_new_tokens: int = 64
     """Longest completion to sample."""
     temperature: float = 1.0

@@ -1,6 +1,17 @@
-"""Learned judges: scalar reward models and two-input preference models, how they learn and how they judge."""
+"""Learned judges: how reward models and two-input preference models are trained, and how they judge.
+
+A judge is `params, rows, other rows -> P(y ≻ y' | x)`. What a model's score head has decides which it is:
+
+    reward      one score r(x, y)            P = σ(r - r')                     always transitive
+    joint       one score s(x, y, y')        P = σ((s(x, y, y') - s(x, y', y)) / 2)    reads both completions
+    bilinear    2k scores v(x, y)            P = σ(Σⱼ v₂ⱼ v'₂ⱼ₊₁ - v₂ⱼ₊₁ v'₂ⱼ)         reads each once
+
+The last two are antisymmetric by construction and can represent cycles; bilinear contains Bradley–Terry (k = 1,
+v = (r, 1)), costs one pass a completion and needs fewer pairs.
+"""
 
 from collections.abc import Callable
+from typing import Literal
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
@@ -11,21 +22,37 @@ from prefjax.policy import Policy, scores
 from prefjax.rewards import bradley_terry_probability, two_input_probability
 from prefjax.types import Weighted
 
+PreferenceForm = Literal["joint", "bilinear"]
+
 
 def rewards(policy: Policy, params: PyTree, rows: dict) -> Float[Array, " B"]:
     """r(x, y): the score at the last token of the completion."""
     return scores(policy, params, rows["tokens"], rows["lengths"])[:, 0]
 
 
+def antisymmetric_score(own: Float[Array, "*batch K"], other: Float[Array, "*batch K"]) -> Float[Array, "*batch"]:
+    """⟨R v, v'⟩ = Σⱼ v₂ⱼ v'₂ⱼ₊₁ - v₂ⱼ₊₁ v'₂ⱼ, whose sign turns when the arguments change places.
+
+    Source: the general preference embedding of Zhang et al., 2024 (arXiv:2410.02197).
+    """
+    return jnp.sum(own[..., 0::2] * other[..., 1::2] - own[..., 1::2] * other[..., 0::2], axis=-1)
+
+
 def both_orders(
-    policy: Policy, params: PyTree, first: dict, second: dict, *, max_completion: int
+    policy: Policy, params: PyTree, first: dict, second: dict, *, form: PreferenceForm, max_completion: int
 ) -> tuple[Float[Array, " B"], Float[Array, " B"]]:
-    """s(x, y, y') and s(x, y', y): one model reads both completions, once in each order."""
-    orders = stacked(
-        joined(first, second, max_completion=max_completion), joined(second, first, max_completion=max_completion)
-    )
-    score, swapped = rewards(policy, params, orders).reshape(-1, 2).T
-    return score, swapped
+    """s(x, y, y') and s(x, y', y) of a two-input model of either form."""
+    if form == "joint":
+        orders = stacked(
+            joined(first, second, max_completion=max_completion),
+            joined(second, first, max_completion=max_completion),
+        )
+        both = rewards(policy, params, orders).reshape(-1, 2)
+        return both[:, 0], both[:, 1]
+    rows = stacked(first, second)
+    v = scores(policy, params, rows["tokens"], rows["lengths"])
+    v = v.reshape(-1, 2, v.shape[-1])
+    return antisymmetric_score(v[:, 0], v[:, 1]), antisymmetric_score(v[:, 1], v[:, 0])
 
 
 def reward_objective(policy: Policy) -> Callable:
@@ -33,7 +60,8 @@ def reward_objective(policy: Policy) -> Callable:
 
     def objective(params: PyTree, batch: dict, key) -> dict[str, Weighted]:
         del key
-        chosen, rejected = rewards(policy, params, stacked(batch["chosen"], batch["rejected"])).reshape(-1, 2).T
+        both = rewards(policy, params, stacked(batch["chosen"], batch["rejected"])).reshape(-1, 2)
+        chosen, rejected = both[:, 0], both[:, 1]
         return {
             name: Weighted.of(values, batch["weight"])
             for name, values in {
@@ -48,19 +76,18 @@ def reward_objective(policy: Policy) -> Callable:
     return objective
 
 
-def preference_objective(policy: Policy, *, max_completion: int) -> Callable:
-    """`params, batch, key -> dict of Weighted`: cross-entropy of the two-input model, antisymmetric by construction."""
+def preference_objective(policy: Policy, *, form: PreferenceForm, max_completion: int) -> Callable:
+    """`params, batch, key -> dict of Weighted`: cross-entropy of P(chosen ≻ rejected) of a two-input model."""
 
     def objective(params: PyTree, batch: dict, key) -> dict[str, Weighted]:
         del key
         score, swapped = both_orders(
-            policy, params, batch["chosen"], batch["rejected"], max_completion=max_completion
+            policy, params, batch["chosen"], batch["rejected"], form=form, max_completion=max_completion
         )
         return {
             name: Weighted.of(values, batch["weight"])
             for name, values in {
-                "score": score,
-                "swapped_score": swapped,
+                "margin": (score - swapped) / 2,
                 "accuracy": _half_ties(score - swapped),
                 "loss": preference_model_loss(score, swapped),
             }.items()
@@ -70,7 +97,7 @@ def preference_objective(policy: Policy, *, max_completion: int) -> Callable:
 
 
 def reward_judge(policy: Policy) -> Callable:
-    """`params, rows, other rows -> P(y ≻ y' | x)` = σ(r(x, y) - r(x, y')): always transitive."""
+    """The judge that a reward model is."""
 
     def judge(params: PyTree, first: dict, second: dict) -> Float[Array, " B"]:
         both = rewards(policy, params, stacked(first, second)).reshape(-1, 2)
@@ -79,11 +106,13 @@ def reward_judge(policy: Policy) -> Callable:
     return judge
 
 
-def preference_judge(policy: Policy, *, max_completion: int) -> Callable:
-    """`params, rows, other rows -> P(y ≻ y' | x)` of a two-input model: cycles are possible."""
+def preference_judge(policy: Policy, *, form: PreferenceForm, max_completion: int) -> Callable:
+    """The judge that a two-input preference model of this form is."""
 
     def judge(params: PyTree, first: dict, second: dict) -> Float[Array, " B"]:
-        return two_input_probability(*both_orders(policy, params, first, second, max_completion=max_completion))
+        return two_input_probability(
+            *both_orders(policy, params, first, second, form=form, max_completion=max_completion)
+        )
 
     return judge
 

@@ -3,7 +3,7 @@
 import jax
 from jaxtyping import Array, Float
 
-from prefjax.losses.arrays import aligned
+from prefjax.rewards.arrays import aligned
 from prefjax.types import Scalar
 
 

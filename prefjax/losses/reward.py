@@ -3,7 +3,7 @@
 import jax
 from jaxtyping import Array, Float
 
-from prefjax.losses.arrays import aligned, one_each
+from prefjax.rewards.arrays import aligned, one_each
 from prefjax.types import Scalar
 
 

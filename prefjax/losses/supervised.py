@@ -2,7 +2,7 @@
 
 from jaxtyping import Array, Float
 
-from prefjax.losses.arrays import aligned
+from prefjax.rewards.arrays import aligned
 
 
 def nll_loss(logps: Float[Array, "*batch T"]) -> Float[Array, "*batch T"]:

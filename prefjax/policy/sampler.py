@@ -45,8 +45,8 @@ class Mixture(NamedTuple):
 
 class _Progress(NamedTuple):
     step: Int[Array, ""]
-    last: Int[Array, " B"]
-    caches: list
+    hidden: list  # of each model, [B, D]: what the next token is drawn from
+    caches: list  # of each model, a pair a block
     tokens: Int[Array, "B N"]
     logps: Float[Array, "B N"]
     written: Int[Array, " B"]
@@ -145,76 +145,65 @@ def _sample(
         for tree in ([params] if mixture is None else [params, mixture.params])
     ]
 
-    def next_logits(hidden_of_each):
-        first, *second = [logits(policy, *pair) for pair in zip(models, hidden_of_each, strict=True)]
-        if mixture is None:
-            return first
-        return (1 - mixture.coef) * first + mixture.coef * second[0]
-
-    def emit(so_far: _Progress, hidden_of_each) -> _Progress:
-        """Draws the next token of every row that has not stopped."""
-        step = so_far.step
-        uniforms = jax.vmap(lambda k: jax.random.uniform(jax.random.fold_in(k, step), (2,)))(row_keys)
-        token, logp = draw_next(
-            uniforms, next_logits(hidden_of_each), temperature=temperature, top_k=top_k, top_p=top_p
-        )
-        live = ~so_far.stopped
-        token, logp = jnp.where(live, token, 0), jnp.where(live, logp, 0.0)
-        hit = jnp.zeros(b, bool)
-        for stop in stop_tokens:
-            hit |= live & (token == stop)
-        return so_far._replace(
-            step=step + 1,
-            last=token,
-            tokens=jax.lax.dynamic_update_slice_in_dim(so_far.tokens, token[:, None], step, axis=1),
-            logps=jax.lax.dynamic_update_slice_in_dim(so_far.logps, logp[:, None], step, axis=1),
-            written=so_far.written + live,
-            stopped=so_far.stopped | hit,
-        )
-
     # Prefill. Key slots are 0..P-1 for the prompt, padding included, and P+i for the i-th new token.
     place = jnp.arange(p)
     positions = jnp.broadcast_to(place[None, :], (b, p))
     causal = place[None, None, :] <= place[None, :, None]
     end = jnp.maximum(prompt_lengths - 1, 0)[:, None, None]
-    caches, hidden_of_each = [], []
+    room = ((0, 0), (0, 0), (0, max_new_tokens), (0, 0))
+    hidden, caches = [], []
     for tree in models:
-        hidden, written = policy.module(tree)(prompts, positions, causal)
-        # The last new token is never read again, so it needs no slot.
-        room = ((0, 0), (0, 0), (0, max_new_tokens - 1), (0, 0))
-        caches.append([(jnp.pad(k, room), jnp.pad(v, room)) for k, v in written])
-        hidden_of_each.append(jnp.take_along_axis(hidden, end, axis=1)[:, 0])
+        states, written = policy.module(tree)(prompts, positions, causal)
+        hidden.append(jnp.take_along_axis(states, end, axis=1)[:, 0])
+        caches.append([(jnp.pad(keys, room), jnp.pad(values, room)) for keys, values in written])
     start = _Progress(
         step=jnp.array(0),
-        last=jnp.zeros(b, jnp.int32),
+        hidden=hidden,
         caches=caches,
         tokens=jnp.zeros((b, max_new_tokens), jnp.int32),
         logps=jnp.zeros((b, max_new_tokens)),
         written=jnp.zeros(b, jnp.int32),
         stopped=jnp.zeros(b, bool),
     )
-
-    slots = jnp.arange(p + max_new_tokens - 1)
+    slots = jnp.arange(p + max_new_tokens)
     in_prompt = slots[None, :] < jnp.minimum(prompt_lengths, p)[:, None]
 
-    def decode(so_far: _Progress) -> _Progress:
-        """Reads the token drawn last, then draws the one behind it."""
-        read = so_far.step - 1  # which completion token is read
-        seen = in_prompt | ((slots >= p) & (slots <= p + read))[None, :]
-        position = (prompt_lengths + read)[:, None]
-        caches, hidden_of_each = [], []
+    def one_token(so_far: _Progress) -> _Progress:
+        """Draws a token in every row that has not stopped, and reads it.
+
+        The last one is read in vain: one forward pass of N, for a program of half the size.
+        """
+        step = so_far.step
+        z = logits(policy, models[0], so_far.hidden[0])
+        if mixture is not None:
+            z = (1 - mixture.coef) * z + mixture.coef * logits(policy, models[1], so_far.hidden[1])
+        uniforms = jax.vmap(lambda k: jax.random.uniform(jax.random.fold_in(k, step), (2,)))(row_keys)
+        token, logp = draw_next(uniforms, z, temperature=temperature, top_k=top_k, top_p=top_p)
+        live = ~so_far.stopped
+        token, logp = jnp.where(live, token, 0), jnp.where(live, logp, 0.0)
+        hit = jnp.zeros(b, bool)
+        for stop in stop_tokens:
+            hit |= live & (token == stop)
+
+        seen = in_prompt | ((slots >= p) & (slots <= p + step))[None, :]
+        position = (prompt_lengths + step)[:, None]
+        hidden, caches = [], []
         for tree, cache in zip(models, so_far.caches, strict=True):
-            hidden, cache = policy.module(tree)(
-                so_far.last[:, None], position, seen[:, None, :], cache, p + read
-            )
+            states, cache = policy.module(tree)(token[:, None], position, seen[:, None, :], cache, p + step)
+            hidden.append(states[:, 0])
             caches.append(cache)
-            hidden_of_each.append(hidden[:, 0])
-        return emit(so_far._replace(caches=caches), hidden_of_each)
+        return _Progress(
+            step=step + 1,
+            hidden=hidden,
+            caches=caches,
+            tokens=jax.lax.dynamic_update_slice_in_dim(so_far.tokens, token[:, None], step, axis=1),
+            logps=jax.lax.dynamic_update_slice_in_dim(so_far.logps, logp[:, None], step, axis=1),
+            written=so_far.written + live,
+            stopped=so_far.stopped | hit,
+        )
 
     done = jax.lax.while_loop(
-        lambda so_far: (so_far.step < max_new_tokens) & ~jnp.all(so_far.stopped),
-        decode,
-        emit(start, hidden_of_each),
+        lambda so_far: (so_far.step < max_new_tokens) & ~jnp.all(so_far.stopped), one_token, start
     )
     return _join(prompts, prompt_lengths, done)
 

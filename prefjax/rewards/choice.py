@@ -1,10 +1,9 @@
 """Random-utility models: from scores to the probability that one completion is preferred."""
 
 import jax
-import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from prefjax.checks import refuse
+from prefjax.rewards.arrays import aligned
 
 
 def bradley_terry_probability(
@@ -24,7 +23,8 @@ def bradley_terry_probability(
     Raises: InputError where the shapes differ.
     Source: Bradley and Terry, "Rank Analysis of Incomplete Block Designs", 1952.
     """
-    return jax.nn.sigmoid(_difference("bradley_terry_probability", reward=reward, other_reward=other_reward))
+    reward, other_reward = aligned("bradley_terry_probability", reward=reward, other_reward=other_reward)
+    return jax.nn.sigmoid(reward - other_reward)
 
 
 def two_input_probability(
@@ -44,16 +44,5 @@ def two_input_probability(
     Raises: InputError where the shapes differ.
     Source: derived; `losses.preference_model_loss` learns s.
     """
-    return jax.nn.sigmoid(_difference("two_input_probability", score=score, swapped_score=swapped_score) / 2)
-
-
-def _difference(function: str, **pair: Float[Array, "..."]) -> Float[Array, "..."]:
-    (a, one), (b, other) = pair.items()
-    if jnp.shape(one) != jnp.shape(other):
-        # (B, 1) against (B,) would become (B, B) in silence.
-        refuse(
-            function, f"{a} has shape {jnp.shape(one)}, {b} {jnp.shape(other)}", "the same shape for both",
-            "Index or reshape before the call.",
-        )  # fmt: skip
-    # In bfloat16 the third digit of a difference is already lost.
-    return jnp.asarray(one, jnp.promote_types(jnp.result_type(one), jnp.float32)) - other
+    score, swapped_score = aligned("two_input_probability", score=score, swapped_score=swapped_score)
+    return jax.nn.sigmoid((score - swapped_score) / 2)

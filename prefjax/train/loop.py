@@ -92,14 +92,15 @@ def fit(
     done = int(state.step)
     metrics.rewind(done)
 
-    pending: tuple[int, Any, dict, float] | None = None  # the step whose numbers have not been looked at yet
+    clock = time.perf_counter()
+    pending: tuple[int, Any, dict] | None = None  # the step whose numbers have not been looked at yet
 
     def settle() -> None:
         # Reading numbers waits for the device, so each step's are read while the next one runs.
-        nonlocal pending
+        nonlocal pending, clock
         if pending is None:
             return
-        number, rows, measured, started = pending
+        number, rows, measured = pending
         pending = None
         values = {name: float(value) for name, value in measured.items()}
         bad = next((name for name, value in values.items() if not math.isfinite(value)), None)
@@ -114,7 +115,8 @@ def fit(
             expect_first(values)
         if schedule is not None:
             values["learning_rate"] = float(schedule(number - 1))
-        values["seconds"] = round(time.perf_counter() - started, 4)
+        clock, before = time.perf_counter(), clock
+        values["seconds"] = round(clock - before, 4)
         metrics.write(number, values)
         bar.set_postfix_str(f"loss {values['loss']:.4f}", refresh=False)
 
@@ -128,13 +130,12 @@ def fit(
     )  # fmt: skip
     with bar, _signals() as signalled:
         while done < steps and memory["ended"] is None:
-            started = time.perf_counter()
             batch = next(batches)
             rows = batch["index"]
             state, measured = step(state, prepare(state, batch))
             settle()
             done += 1
-            pending = (done, rows, measured, started)
+            pending = (done, rows, measured)
             bar.update()
             if validation is not None and done % validation.every == 0:
                 settle()

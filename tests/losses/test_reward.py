@@ -20,7 +20,7 @@ from prefjax.rewards import bradley_terry_probability, two_input_probability
         (2.0, {}, 0.126928),
         (1.0, {"margin": 0.5}, 0.474077),
         (1.0, {"label_smoothing": 0.1}, 0.413262),
-        (1.2, {}, 0.2632834673),
+        (1.2, {}, 0.2632824673),
         (1.2, {"margin": 0.5}, 0.4031860489),
         (-20.0, {}, 20.0),  # -log(σ(d) + 1e-5) would say 11.51, with no gradient left
     ],

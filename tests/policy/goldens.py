@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from prefjax.policy import DecoderConfig, init
+from prefjax.policy import DecoderConfig, hidden_states, init, logits
 
 GOLDENS = Path(__file__).parents[1] / "goldens" / "policy"
 
@@ -21,8 +21,22 @@ def expected(name):
 
 @cache
 def tiny(seed=0, scale=8.0, **changes):
-    """A decoder whose next-token distributions are far from uniform: its matrices are `scale` times larger."""
+    """A decoder far from uniform: its matrices are `scale` times larger."""
     shape = {"vocab_size": 11, "hidden_size": 16, "intermediate_size": 24, "num_layers": 2}
     config = DecoderConfig(**{**shape, "num_heads": 4, "num_kv_heads": 2, **changes})
-    policy, params = init(config, jax.random.key(seed))
+    policy, params = init(
+        config, jax.random.key(seed)
+    )  # not jitted: its few shapes are compiled once for all
     return policy, jax.tree.map(lambda w: w * scale if w.ndim > 1 else w, params)
+
+
+@jax.jit
+def all_logits(policy, params, tokens, lengths):
+    """[B, T, V], the plain way."""
+    return logits(policy, params, hidden_states(policy, params, tokens, lengths))
+
+
+def next_logits(policy, params, prefix):
+    """After a whole prefix, read at once and without a cache."""
+    padded = jnp.zeros((1, 16), jnp.int32).at[0, : len(prefix)].set(jnp.array(prefix))
+    return np.asarray(all_logits(policy, params, padded, jnp.array([len(prefix)])))[0, len(prefix) - 1]

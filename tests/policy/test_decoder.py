@@ -14,18 +14,19 @@ from prefjax.policy import (
     hidden_states,
     init,
     load_huggingface,
-    logits,
     output_weights,
     scores,
 )
-from tests.policy.goldens import GOLDENS, expected, tiny
+from tests.policy.goldens import GOLDENS, all_logits, expected, tiny
+
+states = jax.jit(hidden_states)
 
 
 @pytest.mark.parametrize("name", ["tied", "untied"])
 def test_logits_of_transformers(name):
     policy, params = load_huggingface(GOLDENS / name)
     tokens, lengths, want = expected(name)
-    got = logits(policy, params, hidden_states(policy, params, tokens, lengths))
+    got = all_logits(policy, params, tokens, lengths)
     real = np.arange(tokens.shape[1])[None, :] < np.asarray(lengths)[:, None]
     np.testing.assert_allclose(np.asarray(got)[real], want[real], atol=1e-4)
     assert got.dtype == jnp.float32
@@ -34,16 +35,16 @@ def test_logits_of_transformers(name):
 def test_scores_of_transformers():
     policy, params = load_huggingface(GOLDENS / "classifier")
     tokens, lengths, want = expected("classifier")
-    np.testing.assert_allclose(scores(policy, params, tokens, lengths), want, atol=1e-4)
+    np.testing.assert_allclose(jax.jit(scores)(policy, params, tokens, lengths), want, atol=1e-4)
 
 
 def test_what_padding_holds_and_how_much_there_is_does_not_matter():
     policy, params = tiny()
     tokens = jax.random.randint(jax.random.key(1), (3, 7), 0, 11)
     lengths = jnp.array([7, 4, 1])
-    short = hidden_states(policy, params, tokens, lengths)
+    short = states(policy, params, tokens, lengths)
     other = jnp.where(jnp.arange(7)[None, :] < lengths[:, None], tokens, 5)
-    longer = hidden_states(policy, params, jnp.pad(other, ((0, 0), (0, 6)), constant_values=9), lengths)
+    longer = states(policy, params, jnp.pad(other, ((0, 0), (0, 6)), constant_values=9), lengths)
     np.testing.assert_allclose(longer[:, :7], short, atol=1e-5)
     assert not longer[:, 7:].any()
 
@@ -54,7 +55,7 @@ def test_the_future_is_not_seen():
     # The gradient of what is known at position 2 reaches embeddings of positions 0 to 2 only.
     table = jnp.eye(11, 16)
     grad = jax.grad(
-        lambda e: hidden_states(
+        lambda e: states(
             policy,
             {**params, "model": {**params["model"], "embed_tokens": {"weight": e}}},
             tokens,
@@ -91,7 +92,7 @@ def test_a_batch_split_over_eight_devices_gives_the_same_numbers():
     def loss(params, tokens, lengths):
         return (hidden_states(policy, params, tokens, lengths) ** 2).sum(axis=-1).mean()
 
-    alone = jax.value_and_grad(loss)(params, tokens, lengths)
+    alone = jax.jit(jax.value_and_grad(loss))(params, tokens, lengths)
     mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
     rows, whole = NamedSharding(mesh, PartitionSpec("data")), NamedSharding(mesh, PartitionSpec())
     together = jax.jit(jax.value_and_grad(loss), in_shardings=(whole, rows, rows))(params, tokens, lengths)
@@ -103,24 +104,25 @@ def test_remat_changes_memory_and_nothing_else():
     policy, params = tiny()
     recomputing, _ = tiny(remat=True)
 
-    def loss(policy, params):
-        return (hidden_states(policy, params, tokens, lengths) ** 3).sum()
+    @jax.jit
+    def gradient(policy, params):
+        return jax.grad(lambda p: (hidden_states(policy, p, tokens, lengths) ** 3).sum())(params)
 
-    chex.assert_trees_all_close(
-        jax.grad(loss, argnums=1)(recomputing, params), jax.grad(loss, argnums=1)(policy, params), rtol=1e-4
-    )
+    chex.assert_trees_all_close(gradient(recomputing, params), gradient(policy, params), rtol=1e-4, atol=1e-6)
 
 
 def test_bfloat16_computes_on_float32_parameters():
     policy, params = tiny(scale=1.0)
     half, _ = tiny(scale=1.0, dtype="bfloat16")
     tokens, lengths = jnp.arange(10).reshape(2, 5), jnp.array([5, 3])
-    hidden = hidden_states(half, params, tokens, lengths)
+    hidden = states(half, params, tokens, lengths)
     assert hidden.dtype == jnp.bfloat16
-    np.testing.assert_allclose(
-        hidden.astype(jnp.float32), hidden_states(policy, params, tokens, lengths), atol=0.1
-    )
-    grads = jax.grad(lambda p: hidden_states(half, p, tokens, lengths).astype(jnp.float32).sum())(params)
+    np.testing.assert_allclose(hidden.astype(jnp.float32), states(policy, params, tokens, lengths), atol=0.1)
+
+    def total(params):
+        return hidden_states(half, params, tokens, lengths).astype(jnp.float32).sum()
+
+    grads = jax.eval_shape(jax.grad(total), params)
     assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(grads))
 
 

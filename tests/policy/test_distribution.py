@@ -9,8 +9,14 @@ import pytest
 from prefjax.policy import draw, draw_next, next_token_logits
 
 
-def probabilities(logits, **how):
-    return np.asarray(jax.nn.softmax(next_token_logits(jnp.asarray(logits, jnp.float32)[None], **how)))[0]
+@jax.jit
+def softmaxed(logits, how):
+    return jax.nn.softmax(next_token_logits(logits[None], **how))[0]
+
+
+def probabilities(logits, *, temperature=1.0, top_k=0, top_p=1.0):
+    how = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
+    return np.asarray(softmaxed(jnp.asarray(logits, jnp.float32), how))
 
 
 def by_sorting(logits, temperature, top_k, top_p):
@@ -67,7 +73,7 @@ def test_draws_are_exact(vocab_size):
     # A token fills whole cells of its block, and a block whole columns, but for one at each edge.
     np.testing.assert_allclose(frequency, exact, atol=2 / side)
     assert frequency[1] == 0
-    np.testing.assert_allclose(logps, np.log(exact)[tokens], atol=1e-5)
+    np.testing.assert_allclose(np.exp(logps), exact[tokens], atol=1e-5)
 
 
 def test_the_edges_of_the_uniform_never_draw_what_has_no_probability():

@@ -2,9 +2,9 @@
 
     python tests/goldens/policy/make.py
 
-writes beside itself: `tied/` (one file, heads wider than hidden / heads), `untied/` (bfloat16, several files),
-`classifier/` (three scores), each with `expected.npz`; and `config_transformers4.json` where it runs under
-transformers 4. Everything follows from the seeds below.
+writes beside itself: `tied/` (one file, heads wider than hidden / heads), `untied/` (bfloat16, several
+files), `classifier/` (three scores), each with `expected.npz`; and `config_transformers4.json` where it runs
+under transformers 4. Everything follows from the seeds below.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""What every loss asks of its arrays first: one shape, and at least float32."""
+"""What scores and losses ask of their arrays first: one shape, and at least float32."""
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
