@@ -1,1 +1,1 @@
-"""One question a file; each runs with `python -m experiments.<name>` and uses prefjax through its public names alone."""
+"""One question a file, run with `python -m experiments.<name>`; prefjax is used through its public names alone."""

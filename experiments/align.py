@@ -25,7 +25,7 @@ from experiments.figures import draw_matrix, draw_overview
 from experiments.runs import Outcome, run
 from experiments.settings import Config, default_workdir, identity
 from prefjax.checks import InputError
-from prefjax.data import load_tokenizer, read_jsonl, train_tokenizer, write_world, PROMPT_COMPLETION
+from prefjax.data import PROMPT_COMPLETION, load_tokenizer, read_jsonl, train_tokenizer, write_world
 from prefjax.policy import DecoderConfig, init, save_huggingface
 from prefjax.train import NonFinite, markdown_table, start_processes, write_json, write_report
 
@@ -38,16 +38,19 @@ class Size(NamedTuple):
     sft_steps: int
     judge_steps: int
     dpo_steps: int
-    nash_steps: int
+    nash_md_steps: int
     heldout_prompts: int
     samples: int
 
 
-FULL = Size(4000, 16000, 300, 500, 250, 250, 228, 8)
+FULL = Size(4000, 16000, 300, 500, 250, 200, 228, 8)
 QUICK = Size(400, 400, 30, 20, 10, 6, 24, 2)
 
 # What is small enough to learn in a minute, and learns: 2 layers of width 64 and completions of a dozen tokens.
-DECODER = dict(hidden_size=64, intermediate_size=192, num_layers=2, num_heads=4, num_kv_heads=2, rope_theta=10_000.0)
+DECODER = DecoderConfig(
+    vocab_size=0, hidden_size=64, intermediate_size=192, num_layers=2, num_heads=4, num_kv_heads=2,
+    max_position_embeddings=256, initializer_range=0.06,
+)  # fmt: skip
 COMPLETION_TOKENS = 24
 
 
@@ -90,11 +93,11 @@ def prepare(config: Config, workdir: Path, size: Size) -> Stages:
     )  # fmt: skip
     start = workdir / "start"
     if not (start / "model.safetensors").exists():
-        texts = [t for row in read_jsonl(world.sft, PROMPT_COMPLETION).rows for t in (row["prompt"], row["completion"])]
+        demonstrations = read_jsonl(world.sft, PROMPT_COMPLETION).rows
+        texts = [str(row[column]) for row in demonstrations for column in ("prompt", "completion")]
         tokenizer = load_tokenizer(train_tokenizer(workdir / "tokenizer", texts))
-        decoder = DecoderConfig(vocab_size=len(tokenizer), max_position_embeddings=256, **DECODER)
+        decoder = replace(DECODER, vocab_size=len(tokenizer), eos_token_ids=(tokenizer.eos_token_id,))
         policy, params = init(decoder, jax.random.key(config.seed))
-        params = jax.tree.map(lambda p: 3.0 * p if p.ndim > 1 else p, params)
         save_huggingface(start, policy, params, tokenizer=tokenizer)
 
     common = replace(config, plan=False, eval_data="", reference="", model=str(workdir / "sft" / "policy"))
@@ -102,8 +105,10 @@ def prepare(config: Config, workdir: Path, size: Size) -> Stages:
     return Stages(
         sft=replace(
             common, algorithm="sft", model=str(start), data=str(world.sft), eval_data=str(world.sft_validation),
-            workdir=str(workdir / "sft"), steps=size.sft_steps, batch_size=64, micro_batch_size=None, learning_rate=3e-3,
-            schedule="linear", warmup_steps=min(20, size.sft_steps), eval_every=max(size.sft_steps // 24, 1), patience=3,
+            workdir=str(workdir / "sft"), steps=size.sft_steps, batch_size=64, micro_batch_size=None,
+            learning_rate=3e-3,
+            schedule="linear", warmup_steps=min(20, size.sft_steps), eval_every=max(size.sft_steps // 24, 1),
+            patience=3,
         ),
         judge=replace(
             common, algorithm="preference", data=str(world.pairs), eval_data=str(world.pairs_validation),
@@ -118,8 +123,9 @@ def prepare(config: Config, workdir: Path, size: Size) -> Stages:
         ),
         nash_md=replace(
             common, algorithm="nash_md", data=str(world.prompts), judge=str(workdir / "preference" / "policy"),
-            workdir=str(workdir / "nash_md"), steps=policy_steps or size.nash_steps, batch_size=config.batch_size or 128,
-            learning_rate=config.learning_rate or 1e-3, max_new_tokens=COMPLETION_TOKENS,
+            workdir=str(workdir / "nash_md"), steps=policy_steps or size.nash_md_steps,
+            batch_size=config.batch_size or 128,
+            learning_rate=config.learning_rate or 1e-3, beta=config.beta or 0.05, max_new_tokens=COMPLETION_TOKENS,
         ),
     )  # fmt: skip
 
@@ -128,13 +134,30 @@ def whole_way(config: Config) -> dict:
     """SFT → preference model → DPO and Nash-MD from the same SFT policy, and best-of-n → who wins, under gold."""
     began = time.perf_counter()
     size = QUICK if config.quick else FULL
-    workdir = Path(config.workdir) if config.workdir else default_workdir(config, identity(config, quick=config.quick))
+    workdir = (
+        Path(config.workdir)
+        if config.workdir
+        else default_workdir(config, identity(config, quick=config.quick))
+    )
     if config.fresh and (workdir / "world").exists():
-        for name in ("world", "start", "tokenizer", "sft", "preference", "dpo", "nash_md", "policy", "figures"):
+        for name in (
+            "world",
+            "start",
+            "tokenizer",
+            "sft",
+            "preference",
+            "dpo",
+            "nash_md",
+            "policy",
+            "figures",
+        ):
             shutil.rmtree(workdir / name, ignore_errors=True)
     if jax.process_index() == 0:
         workdir.mkdir(parents=True, exist_ok=True)
-        write_json(workdir / "config.json", {"settings": vars(config), "identity": identity(config, quick=config.quick)})
+        write_json(
+            workdir / "config.json",
+            {"settings": vars(config), "identity": identity(config, quick=config.quick)},
+        )
 
     stages = prepare(config, workdir, size)
     outcomes: dict[str, Outcome] = {}
@@ -182,13 +205,17 @@ def describe(report: dict) -> str:
 
     matrix = markdown_table(
         ["preferred, to →", *names],
-        [[row, *("–" if row == column else show(report["win_rates"][row][column]) for column in names)] for row in names],
+        [
+            [row, *("–" if row == column else show(report["win_rates"][row][column]) for column in names)]
+            for row in names
+        ],
     )
     policies = markdown_table(
         ["policy", "gold over SFT", "learned over SFT", "gold value", "gap closed", "KL to SFT", "words", "stopped"],
         [
             [
-                name, show(p["gold_preference_over_sft"]), show(p["learned_preference_over_sft"]), show(p["gold_value"]),
+                name, show(p["gold_preference_over_sft"]), show(p["learned_preference_over_sft"]),
+                show(p["gold_value"]),
                 f"{p['gap_closed']['mean']:.0%} [{p['gap_closed']['low']:.0%}, {p['gap_closed']['high']:.0%}]",
                 show(p["kl"]) + (" (bound)" if name == "best-of-n" else ""), f"{p['words']:.1f}", f"{p['stopped']:.0%}",
             ]
@@ -198,8 +225,9 @@ def describe(report: dict) -> str:
     best, judge = report["optimum"], report["judge"]
     return f"""# Alignment on the embedded task
 
-{report['prompts']} held-out prompts, {report['samples']} completions of each by every policy, at temperature 1. Brackets
-are 95 % intervals with the prompt as the unit. Gold is the preference that labelled the data ({report['gold_form']}).
+{report["prompts"]} held-out prompts, {report["samples"]} completions of each by every policy, at temperature 1.
+Brackets are 95 % intervals with the prompt as the unit. Gold is the preference that labelled the data
+({report["gold_form"]}).
 
 ## Who is preferred to whom, under gold
 
@@ -209,25 +237,30 @@ are 95 % intervals with the prompt as the unit. Gold is the preference that labe
 
 {policies}
 
-Gold value is {report['gold_value_is']}; the exact optimum is {best['gold_value']:.3f}, and the exact best response to
-the SFT samples is preferred to them with probability {best['gold_preference_over_sft']:.3f}. "Gap closed" is the share of the
-way from SFT to the optimum. KL of best-of-n is its bound log n - (n-1)/n, n = {report['n']}.
+Gold value is {report["gold_value_is"]}; the exact optimum is {best["gold_value"]:.3f}, and the exact best response to
+the SFT samples is preferred to them with probability {best["gold_preference_over_sft"]:.3f}. "Gap closed" is the
+share of the way from SFT to the optimum. KL of best-of-n is its bound log n - (n-1)/n, n = {report["n"]}.
 
-The preference model agrees with gold labels on {judge['accuracy']:.1%} of held-out pairs (the gold preference itself: {judge['gold_accuracy']:.1%}).
+The preference model agrees with gold labels on {judge["accuracy"]:.1%} of held-out pairs (the gold preference
+itself: {judge["gold_accuracy"]:.1%}).
 Where the learned preference of a policy exceeds its gold preference, the policy has found what the judge gets wrong.
 
 ![who wins, and at what price](figures/overview.png)
 ![win rates](figures/win_rates.png)
 
-The whole way took {report['seconds']:.0f} s. A sample of each policy at the first held-out prompts:
+The whole way took {report["seconds"]:.0f} s. A sample of each policy at the first held-out prompts:
 
-{examples(report['examples'])}
+{examples(report["examples"])}
 """
 
 
 def examples(rows: Sequence[dict[str, Any]]) -> str:
     return "\n".join(
-        [f"- {row['prompt']}\n" + "\n".join(f"  - {name}: {text!r}" for name, text in row["completions"].items()) for row in rows]
+        [
+            f"- {row['prompt']}\n"
+            + "\n".join(f"  - {name}: {text!r}" for name, text in row["completions"].items())
+            for row in rows
+        ]
     )
 
 

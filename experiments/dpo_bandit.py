@@ -45,7 +45,7 @@ def main(config: Config) -> float:
     mesh = make_mesh(data=jax.device_count())
     step = make_step(objective, optimizer, copied(state, mesh), mesh)
     for _ in range(config.steps):
-        state, loss = step(state, batch)
+        state, _ = step(state, batch)
 
     # Report.
     optimum = jax.nn.softmax(reward / config.beta)

@@ -8,13 +8,23 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from experiments.runs import choose_best, load_judge, read_rows, row_batches
+from experiments.problems import load_judge
+from experiments.selection import choose_best, make_chooser
 from experiments.settings import Config
 from prefjax.align import rows_of, summed_logps
-from prefjax.data import best_response, best_utility, gold_preference, gold_utility, load_tokenizer
-from prefjax.evaluate import bootstrap_interval, cross_preferences, mean_interval, tournament
+from prefjax.data import (
+    PROMPT_ONLY,
+    batches,
+    best_response,
+    best_utility,
+    gold_preference,
+    gold_utility,
+    load_tokenizer,
+    read_jsonl,
+    tokenise,
+)
+from prefjax.evaluate import bootstrap_interval, mean_interval, tournament
 from prefjax.policy import load_huggingface, sample
-from prefjax.train import make_mesh
 
 
 class Policies(NamedTuple):
@@ -35,32 +45,42 @@ class Drawn(NamedTuple):
     stopped: np.ndarray
 
 
-def evaluate(policies: Policies, *, heldout: Path, config: Config, prompts: int, samples: int) -> dict[str, Any]:
+def evaluate(
+    policies: Policies, *, heldout: Path, config: Config, prompts: int, samples: int
+) -> dict[str, Any]:
     """The numbers of the report. `config` is that of a sampling run (temperature, longest completion, judge)."""
-    mesh = make_mesh()
-    config = replace(config, algorithm="best_of_n", data=str(heldout), judge=str(policies.judge), micro_batch_size=None)
     tokenizer = load_tokenizer(policies.tokenizer)
-    held = read_rows(config, str(heldout), tokenizer)
+    records = read_jsonl(heldout, PROMPT_ONLY)
     # Spread over the file rather than its first lines, which belong to few wishes.
-    chosen = np.unique(np.linspace(0, len(held.lines) - 1, min(prompts, len(held.lines))).round().astype(int))
-    texts = [tokenizer.decode(held.fields["prompt"].row(i), skip_special_tokens=True) for i in chosen]
-    source = row_batches(replace(config, batch_size=len(held.lines)), held, epoch_only=True)
+    chosen = np.unique(
+        np.linspace(0, len(records.rows) - 1, min(prompts, len(records.rows))).round().astype(int)
+    )
+    held = tokenise(records._replace(rows=[records.rows[i] for i in chosen]), tokenizer)
+    texts = [str(records.rows[i]["prompt"]) for i in chosen]
+    source = batches(held, batch_size=len(texts), shuffle=False)
     batch = next(source)["prompt"]
     source.close()
-    batch = {name: leaf[chosen] for name, leaf in batch.items()}
 
     policy, start = load_huggingface(policies.sft, dtype=config.dtype)
     stop = (tokenizer.eos_token_id,)
-    judge, judge_params = load_judge(config, mesh)
+    judge, judge_params = load_judge(replace(config, judge=str(policies.judge)))
 
     @jax.jit
     def draw(params, key):
         def one(key):
             drawn = sample(
-                policy, params, batch["tokens"], batch["lengths"], key, max_new_tokens=config.max_new_tokens, stop_tokens=stop
+                policy,
+                params,
+                batch["tokens"],
+                batch["lengths"],
+                key,
+                max_new_tokens=config.max_new_tokens,
+                stop_tokens=stop,
             )
             rows = rows_of(drawn)
-            logps = [summed_logps(policy, p, rows, max_completion=config.max_new_tokens) for p in (params, start)]
+            logps = [
+                summed_logps(policy, p, rows, max_completion=config.max_new_tokens) for p in (params, start)
+            ]
             return rows, logps[0] - logps[1], drawn.stopped
 
         return jax.lax.map(one, jax.random.split(key, samples))
@@ -79,13 +99,13 @@ def evaluate(policies: Policies, *, heldout: Path, config: Config, prompts: int,
         drawn[name] = collect(*draw(params, jax.random.fold_in(jax.random.key(config.seed), 1000 + number)))
 
     # Best-of-n is sampled like any other policy: `samples` independent winners of n.
-    winners = []
-    for k in range(samples):
-        kept, _ = choose_best(
-            replace(config, seed=config.seed + 7919 * (k + 1), batch_size=len(held.lines), temperature=1.0),
-            policy, start, judge, judge_params, held, stop_tokens=stop,
-        )  # fmt: skip
-        winners.append([kept[i] for i in chosen])
+    choose = make_chooser(config, policy, judge, stop_tokens=stop)
+    winners = [
+        choose_best(
+            choose, start, judge_params, held, batch_size=len(texts), seed=config.seed + 7919 * (k + 1)
+        )[0]
+        for k in range(samples)
+    ]
     drawn["best-of-n"] = from_completions(winners, batch, tokenizer, stop[0], config.max_new_tokens)
 
     def gold(x, y, z):
@@ -103,7 +123,9 @@ def evaluate(policies: Policies, *, heldout: Path, config: Config, prompts: int,
         return np.mean(preferences, axis=0).mean(axis=1)
 
     table = tournament(gold, texts, {name: d.texts for name, d in drawn.items()})
-    responses = [best_response(x, own, form=config.gold)[0] for x, own in zip(texts, drawn["SFT"].texts, strict=True)]
+    responses = [
+        best_response(x, own, form=config.gold)[0] for x, own in zip(texts, drawn["SFT"].texts, strict=True)
+    ]
     if config.gold == "utility":
         value_is = "the mean gold utility"
         values = {n: utilities(texts, d) for n, d in drawn.items()}
@@ -137,7 +159,8 @@ def evaluate(policies: Policies, *, heldout: Path, config: Config, prompts: int,
     return {
         "prompts": len(texts), "samples": samples, "n": n, "gold_form": config.gold, "gold_value_is": value_is,
         "win_rates": {
-            row: {column: mean_interval(table[row, column])._asdict() for column in names if column != row} for row in names
+            row: {column: mean_interval(table[row, column])._asdict() for column in names if column != row}
+            for row in names
         },
         "policies": numbers,
         "optimum": {"gold_value": float(optimum.mean()), "gold_preference_over_sft": float(np.mean(responses))},
@@ -180,7 +203,11 @@ def from_completions(winners, prompts, tokenizer, eos: int, longest: int) -> Dra
             tokens[i, j, :start] = prompts["tokens"][i, :start]
             tokens[i, j, start : start + len(ids)] = ids
             lengths[i, j] = start + len(ids)
-    texts = [[tokenizer.decode(winners[j][i], skip_special_tokens=True) for j in range(k)] for i in range(count)]
-    stopped = np.array([[len(winners[j][i]) > 0 and winners[j][i][-1] == eos for j in range(k)] for i in range(count)])
+    texts = [
+        [tokenizer.decode(winners[j][i], skip_special_tokens=True) for j in range(k)] for i in range(count)
+    ]
+    stopped = np.array(
+        [[len(winners[j][i]) > 0 and winners[j][i][-1] == eos for j in range(k)] for i in range(count)]
+    )
     rows = {"tokens": tokens, "prompt_lengths": prompt_lengths, "lengths": lengths}
     return Drawn(rows, texts, np.zeros((count, k)), stopped)

@@ -10,8 +10,14 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 
-COLOURS = {"SFT": "#7f7f7f", "DPO": "#0072b2", "Nash-MD": "#d55e00", "best-of-n": "#009e73", "optimum": "#000000"}
-STYLE = {
+COLOURS = {
+    "SFT": "#7f7f7f",
+    "DPO": "#0072b2",
+    "Nash-MD": "#d55e00",
+    "best-of-n": "#009e73",
+    "optimum": "#000000",
+}
+STYLE: Any = {
     "font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "axes.titlesize": 9.5,
     "axes.titlelocation": "left", "legend.frameon": False, "figure.dpi": 160, "axes.grid": True, "grid.alpha": 0.25,
     "grid.linewidth": 0.6,
@@ -31,14 +37,18 @@ def draw_curves(path: Path, lines: Sequence[Mapping[str, Any]], *, title: str) -
     columns = 3
     rows = -(-len(names) // columns)
     with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(rows, columns, figsize=(3.0 * columns, 1.9 * rows), squeeze=False, layout="constrained")
+        figure, axes = plt.subplots(
+            rows, columns, figsize=(3.0 * columns, 1.9 * rows), squeeze=False, layout="constrained"
+        )
         for axis, name in zip(axes.flat, names, strict=False):
-            axis.plot([line["step"] for line in steps], [line[name] for line in steps], lw=0.9, color="#0072b2")
+            axis.plot(
+                [line["step"] for line in steps], [line[name] for line in steps], lw=0.9, color="#0072b2"
+            )
             held_out = [line for line in lines if f"eval_{name}" in line]
             if held_out:
                 axis.plot(
-                    [line["step"] for line in held_out], [line[f"eval_{name}"] for line in held_out], "o-", ms=3, lw=0.8,
-                    color="#d55e00", label="held out",
+                    [line["step"] for line in held_out], [line[f"eval_{name}"] for line in held_out], "o-", ms=3,
+                    lw=0.8, color="#d55e00", label="held out",
                 )  # fmt: skip
                 axis.legend()
             axis.set_title(name)
@@ -94,7 +104,9 @@ def draw_overview(path: Path, report: Mapping[str, Any]) -> None:
         _save(figure, path)
 
 
-def draw_matrix(path: Path, names: Sequence[str], matrix: Mapping[str, Mapping[str, Mapping[str, float]]]) -> None:
+def draw_matrix(
+    path: Path, names: Sequence[str], matrix: Mapping[str, Mapping[str, Mapping[str, float]]]
+) -> None:
     """The pairwise win-rate table as a heat map; a cell is P(row ≻ column)."""
     values = np.array([[0.5 if r == c else matrix[r][c]["mean"] for c in names] for r in names])
     with plt.rc_context({**STYLE, "axes.grid": False}):
@@ -107,7 +119,15 @@ def draw_matrix(path: Path, names: Sequence[str], matrix: Mapping[str, Mapping[s
                 else:
                     cell = matrix[row][column]
                     text = f"{cell['mean']:.3f}\n±{(cell['high'] - cell['low']) / 2:.3f}"
-                axis.text(j, i, text, ha="center", va="center", fontsize=7.5, color="w" if abs(values[i, j] - 0.5) > 0.3 else "k")
+                axis.text(
+                    j,
+                    i,
+                    text,
+                    ha="center",
+                    va="center",
+                    fontsize=7.5,
+                    color="w" if abs(values[i, j] - 0.5) > 0.3 else "k",
+                )
         axis.set_xticks(range(len(names)), names, rotation=20)
         axis.set_yticks(range(len(names)), names)
         axis.set_title("gold P(row preferred to column)")

@@ -28,7 +28,8 @@ class Config:
     model: str = ""
     """Hugging Face directory to start from."""
     data: str = ""
-    """JSON Lines: prompt+completion (sft), prompt+chosen+rejected (dpo, reward, preference), prompt (nash_md, best_of_n)."""
+    """JSON Lines with the columns prompt, completion (sft); prompt, chosen, rejected (dpo, reward, preference); or
+    prompt (nash_md, best_of_n)."""
     eval_data: str = ""
     """The same kind of file, held out: measured every --eval-every steps and at the end."""
     reference: str = ""
@@ -53,8 +54,8 @@ class Config:
     """AdamW's, on matrices only."""
     clip_norm: float = 1.0
     """Largest global gradient norm; 0 does not clip."""
-    beta: float = 0.1
-    """The price of KL: β of DPO and its relatives, τ of Nash-MD."""
+    beta: float | None = None
+    """The price of KL: β of DPO and its relatives, τ of Nash-MD. 0.1 unless given."""
     label_smoothing: float = 0.0
     """ε of sigmoid (then cDPO; TRL ignores it there) and robust."""
     mixture_coef: float = 0.125
@@ -98,12 +99,17 @@ class Config:
     quick: bool = False
     """Embedded task at its smallest size: a minute or so, and numbers that mean little."""
 
+    @property
+    def price(self) -> float:
+        """β, as given or 0.1."""
+        return 0.1 if self.beta is None else self.beta
+
     def __post_init__(self):
         require(
             self.loss in PAIRED_LOSSES, "--loss", repr(self.loss), f"one of {', '.join(PAIRED_LOSSES)}",
             "Names are TRL's.",
         )  # fmt: skip
-        require(self.beta > 0, "--beta", f"{self.beta}", "a positive price of KL", "TRL's default is 0.1.")
+        require(self.price > 0, "--beta", f"{self.beta}", "a positive price of KL", "TRL's default is 0.1.")
         require(
             0 <= self.mixture_coef <= 1, "--mixture-coef", f"{self.mixture_coef}", "0 to 1",
             "0 is self-play, 1 the best response to the reference.",
@@ -112,12 +118,26 @@ class Config:
             0 <= self.label_smoothing < 0.5, "--label-smoothing", f"{self.label_smoothing}", "0 to 1/2, without 1/2",
             "It is the share of flipped labels.",
         )  # fmt: skip
-        require(self.temperature > 0, "--temperature", f"{self.temperature}", "a positive number", "1 is on-policy.")
+        require(
+            self.temperature > 0,
+            "--temperature",
+            f"{self.temperature}",
+            "a positive number",
+            "1 is on-policy.",
+        )
         for name in ("steps", "batch_size", "micro_batch_size", "learning_rate"):
             value = getattr(self, name)
-            require(value is None or value > 0, f"--{name.replace('_', '-')}", f"{value}", "a positive number", "")
+            require(
+                value is None or value > 0, f"--{name.replace('_', '-')}", f"{value}", "a positive number", ""
+            )
         for name in ("max_length", "max_new_tokens", "num_samples", "save_every"):
-            require(getattr(self, name) > 0, f"--{name.replace('_', '-')}", f"{getattr(self, name)}", "at least 1", "")
+            require(
+                getattr(self, name) > 0,
+                f"--{name.replace('_', '-')}",
+                f"{getattr(self, name)}",
+                "at least 1",
+                "",
+            )
 
 
 # Where, how long and on how many devices: a run may be resumed with other values of these.
@@ -125,13 +145,20 @@ _NOT_IDENTITY = {
     "workdir", "steps", "micro_batch_size", "save_every", "eval_every", "mesh", "fresh", "plan", "chip", "quick",
     "model", "data", "eval_data", "reference", "judge",
 }  # fmt: skip
-LEARNING_RATES = {"sft": 2e-5, "reward": 1e-4, "preference": 1e-5, "dpo": 1e-6, "nash_md": 5e-7, "best_of_n": 0.0}
+LEARNING_RATES = {
+    "sft": 2e-5,
+    "reward": 1e-4,
+    "preference": 1e-5,
+    "dpo": 1e-6,
+    "nash_md": 5e-7,
+    "best_of_n": 0.0,
+}
 
 
 def identity(config: Config, **contents: object) -> dict:
     """What defines the run: settings that change its numbers, and digests of the models and files it reads."""
     settings = {f.name: getattr(config, f.name) for f in fields(config) if f.name not in _NOT_IDENTITY}
-    return {**settings, **contents}
+    return {**settings, "beta": config.price, **contents}
 
 
 def default_workdir(config: Config, identity: dict) -> Path:
@@ -140,7 +167,9 @@ def default_workdir(config: Config, identity: dict) -> Path:
 
 
 def digest_of_model(directory: str | Path) -> str:
-    """sha256 over a model's configuration and weights."""
+    """sha256 over a model's configuration and weights; "" for no directory."""
+    if not directory:
+        return ""
     whole = hashlib.sha256()
     for path in sorted([*Path(directory).glob("config.json"), *Path(directory).glob("*.safetensors")]):
         with path.open("rb") as file:

@@ -31,7 +31,9 @@ class Weighted(NamedTuple):
         values = jnp.asarray(values, jnp.float32)
         weights = jnp.ones_like(values) if weights is None else jnp.asarray(weights, jnp.float32)
         if weights.shape != values.shape:
-            raise ValueError(f"Weighted.of: weights have shape {weights.shape}, values {values.shape}; they must agree.")
+            raise ValueError(
+                f"Weighted.of: weights have shape {weights.shape}, values {values.shape}; they must agree."
+            )
         return cls(jnp.sum(jnp.where(weights == 0, 0.0, values * weights)), jnp.sum(weights))
 
     @classmethod

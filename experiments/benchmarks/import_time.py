@@ -19,7 +19,9 @@ class Config:
 def seconds(statement: str) -> float:
     """The time of one import in a fresh process, without the interpreter's own start."""
     program = f"import time; start = time.perf_counter(); {statement}; print(time.perf_counter() - start)"
-    return float(subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout)
+    return float(
+        subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+    )
 
 
 def main(config: Config) -> float:

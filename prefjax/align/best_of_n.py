@@ -18,7 +18,8 @@ def round_robin(judge: Callable, judge_params: PyTree, candidates: dict) -> Floa
     first, second = jnp.triu_indices(n, k=1)
 
     def one(pair):
-        left, right = (jax.tree.map(lambda leaf: leaf[index], candidates) for index in pair)
+        left = jax.tree.map(lambda leaf: leaf[pair[0]], candidates)
+        right = jax.tree.map(lambda leaf: leaf[pair[1]], candidates)
         return judge(judge_params, left, right)
 
     upper = jax.lax.map(one, (first, second))

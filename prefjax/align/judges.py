@@ -30,7 +30,9 @@ def rewards(policy: Policy, params: PyTree, rows: dict) -> Float[Array, " B"]:
     return scores(policy, params, rows["tokens"], rows["lengths"])[:, 0]
 
 
-def antisymmetric_score(own: Float[Array, "*batch K"], other: Float[Array, "*batch K"]) -> Float[Array, "*batch"]:
+def antisymmetric_score(
+    own: Float[Array, "*batch K"], other: Float[Array, "*batch K"]
+) -> Float[Array, "*batch"]:
     """⟨R v, v'⟩ = Σⱼ v₂ⱼ v'₂ⱼ₊₁ - v₂ⱼ₊₁ v'₂ⱼ, whose sign turns when the arguments change places.
 
     Source: the general preference embedding of Zhang et al., 2024 (arXiv:2410.02197).

@@ -14,7 +14,7 @@ from prefjax.types import Weighted
 
 def rows_of(samples: Samples) -> Rows:
     """What was sampled, as rows."""
-    return Rows(tokens=samples.tokens, prompt_lengths=samples.prompt_lengths, lengths=samples.lengths)
+    return {"tokens": samples.tokens, "prompt_lengths": samples.prompt_lengths, "lengths": samples.lengths}
 
 
 def nash_md_rollout(
@@ -37,7 +37,9 @@ def nash_md_rollout(
     Source: Munos et al., "Nash Learning from Human Feedback", 2023, section 7 (arXiv:2312.00886).
     """
 
-    def rollout(params: PyTree, reference_params: PyTree, judge_params: PyTree, batch: dict, key: Key[Array, ""]):
+    def rollout(
+        params: PyTree, reference_params: PyTree, judge_params: PyTree, batch: dict, key: Key[Array, ""]
+    ):
         def one(microbatch_and_index):
             microbatch, index = microbatch_and_index
             own_key, other_key = jax.random.split(jax.random.fold_in(key, index))
@@ -51,7 +53,9 @@ def nash_md_rollout(
 
             own = draw(own_key, None)
             other = draw(other_key, Mixture(reference_params, mixture_coef))
-            reference_logp = summed_logps(policy, reference_params, rows_of(own), max_completion=max_new_tokens)
+            reference_logp = summed_logps(
+                policy, reference_params, rows_of(own), max_completion=max_new_tokens
+            )
             return {
                 "index": microbatch["index"],
                 "weight": microbatch["weight"],

@@ -104,7 +104,11 @@ def loss_at_start(paired: PairedLoss, *, beta: float, label_smoothing: float = 0
     zero = jnp.zeros(())
     return float(
         call_by_name(
-            paired.loss, chosen_logratio=zero, rejected_logratio=zero, beta=beta, label_smoothing=label_smoothing
+            paired.loss,
+            chosen_logratio=zero,
+            rejected_logratio=zero,
+            beta=beta,
+            label_smoothing=label_smoothing,
         )
     )
 

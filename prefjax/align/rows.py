@@ -1,27 +1,21 @@
 """Token rows as every objective sees them: a prompt, a completion, and where each ends."""
 
-from typing import TypedDict
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from prefjax.policy import Policy, completion_logps
 
-
-class Rows(TypedDict):
-    """Right-padded rows: the prompt, then the completion with its end-of-sequence token."""
-
-    tokens: Int[Array, "B T"]
-    prompt_lengths: Int[Array, " B"]
-    lengths: Int[Array, " B"]
+# Right-padded rows: the prompt, then the completion with its end-of-sequence token.
+#   "tokens" [B, T], "prompt_lengths" [B], "lengths" [B] (of both together)
+Rows = dict[str, Any]
 
 
 def only_rows(batch: dict) -> Rows:
     """The three arrays of `Rows` out of a dict that may carry more."""
-    return Rows(
-        tokens=batch["tokens"], prompt_lengths=batch["prompt_lengths"], lengths=batch["lengths"]
-    )
+    return {name: batch[name] for name in ("tokens", "prompt_lengths", "lengths")}
 
 
 def stacked(*parts: dict) -> Rows:
@@ -46,7 +40,7 @@ def joined(first: dict, second: dict, *, max_completion: int) -> Rows:
         jnp.take_along_axis(second["tokens"], there, axis=1),
     )
     lengths = first["lengths"] + second["lengths"] - second["prompt_lengths"]
-    return Rows(tokens=tokens, prompt_lengths=first["prompt_lengths"], lengths=lengths)
+    return {"tokens": tokens, "prompt_lengths": first["prompt_lengths"], "lengths": lengths}
 
 
 def summed_logps(policy: Policy, params, rows: dict, *, max_completion: int) -> Float[Array, " B"]:

@@ -19,7 +19,12 @@ def sft_objective(policy: Policy, *, max_completion: int) -> Callable:
         del key
         rows = batch["completion"]
         logps, mask = completion_logps(
-            policy, params, rows["tokens"], rows["prompt_lengths"], rows["lengths"], max_completion=max_completion
+            policy,
+            params,
+            rows["tokens"],
+            rows["prompt_lengths"],
+            rows["lengths"],
+            max_completion=max_completion,
         )
         return {"loss": Weighted.tokens(nll_loss(logps), mask * batch["weight"][:, None])}
 

@@ -1,5 +1,6 @@
 """How sure one may be of a mean: intervals whose unit is the prompt."""
 
+import functools
 import math
 from collections.abc import Callable
 from statistics import NormalDist
@@ -112,7 +113,7 @@ def bootstrap_interval(
     return Interval(float(statistic(values)), float(low), float(high), n)
 
 
-def wilson_interval(wins: float, n: int, *, level: float = 0.95) -> Interval:
+def wilson_interval(wins: float | int, n: int, *, level: float = 0.95) -> Interval:
     """Wilson's interval for a proportion: `wins` of `n` independent trials.
 
         (p̂ + z²/2n ± z √(p̂(1 - p̂)/n + z²/4n²)) / (1 + z²/n),   p̂ = wins/n, z the normal quantile
@@ -140,6 +141,7 @@ def wilson_interval(wins: float, n: int, *, level: float = 0.95) -> Interval:
     return Interval(p, max(low, 0.0), min(high, 1.0), n)
 
 
+@functools.lru_cache
 def student_quantile(probability: float, degrees: int) -> float:
     """t with P(T <= t) = `probability` >= 1/2 for Student's T, to seven digits and mostly ten.
 

@@ -41,7 +41,8 @@ def cross_preferences(
     )  # fmt: skip
     good = (judged >= 0) & (judged <= 1)  # false for nan
     require(
-        bool(good.all()), "judge", f"{judged[np.argmin(good)]} for row {int(np.argmin(good))}", "probabilities in [0, 1]",
+        bool(good.all()), "judge", f"{judged[np.argmin(good)]} for row {int(np.argmin(good))}",
+        "probabilities in [0, 1]",
         "Mend the judge.",
     )  # fmt: skip
     return judged.reshape(len(prompts), k, n)
@@ -59,6 +60,8 @@ def tournament(
     table: dict[tuple[str, str], Float[np.ndarray, " prompts"]] = {}
     for i, row in enumerate(names):
         for column in names[i + 1 :]:
-            preferred = cross_preferences(judge, prompts, completions[row], completions[column]).mean(axis=(1, 2))
+            preferred = cross_preferences(judge, prompts, completions[row], completions[column]).mean(
+                axis=(1, 2)
+            )
             table[row, column], table[column, row] = preferred, 1.0 - preferred
     return table

@@ -25,7 +25,8 @@ def regularized_nash(
     along constants only, which are taken out; and the residual grows with u. Plain iteration of the fixed
     point diverges on cyclic games once β is small (rock, paper, scissors: β < 0.289).
 
-    In float64 the residual ends below 1e-10 for β >= 0.01; in float32 below 1e-6 (1 + 1/β), which is rounding.
+    In float64 the residual ends below 1e-10 for β >= 0.01; in float32 below 1e-6 (1 + 1/β), which is its
+    rounding.
     The derivative in all three arguments is that of the implicit function theorem.
 
     Args:

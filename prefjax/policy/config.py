@@ -24,6 +24,7 @@ class DecoderConfig:
       num_kv_heads: keys and values are shared by `num_heads / num_kv_heads` query heads each.
       head_dim: width of one head; `hidden_size / num_heads` unless given.
       tie_word_embeddings: the output head is the embedding matrix.
+      initializer_range: standard deviation of matrices made at random: by `init`, or as a new score head.
       num_scores: 0 for a language model; k for a linear head of k scores in place of the output head.
       bos_token_id, eos_token_ids, pad_token_id: carried along for whoever generates; no computation here
         reads them.
@@ -43,6 +44,7 @@ class DecoderConfig:
     rms_norm_eps: float = 1e-5
     max_position_embeddings: int = 1024
     tie_word_embeddings: bool = True
+    initializer_range: float = 0.02
     num_scores: int = 0
     bos_token_id: int | None = None
     eos_token_ids: tuple[int, ...] = ()
@@ -78,6 +80,13 @@ class DecoderConfig:
             f"head_dim is {self.head_dim}",
             "rotary embeddings turn pairs of coordinates, so it is even",
             "Change head_dim.",
+        )
+        require(
+            0 < self.initializer_range < float("inf"),
+            "DecoderConfig",
+            f"initializer_range is {self.initializer_range}",
+            "it is a standard deviation, positive and finite",
+            "Change initializer_range.",
         )
         require(
             self.num_scores >= 0,

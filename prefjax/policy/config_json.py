@@ -86,6 +86,7 @@ def config_from_huggingface(
     values["rope_theta"] = _rope_theta(fields, where)
     values["rms_norm_eps"] = _number(fields, "rms_norm_eps", float, 1e-6, where)
     values["max_position_embeddings"] = _number(fields, "max_position_embeddings", int, 2048, where)
+    values["initializer_range"] = _number(fields, "initializer_range", float, 0.02, where)
     values["tie_word_embeddings"] = bool(fields.get("tie_word_embeddings", False))
     eos = fields.get("eos_token_id")
     values["eos_token_ids"] = tuple(eos) if isinstance(eos, list) else () if eos is None else (eos,)
@@ -127,7 +128,7 @@ def config_to_huggingface(config: DecoderConfig, *, dtype: str = "float32") -> d
         "attention_dropout": 0.0,
         "mlp_bias": False,
         "tie_word_embeddings": config.tie_word_embeddings,
-        "initializer_range": 0.02,
+        "initializer_range": config.initializer_range,
         "use_cache": True,
         "bos_token_id": config.bos_token_id,
         "eos_token_id": eos,

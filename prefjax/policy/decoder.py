@@ -13,15 +13,13 @@ from prefjax.policy.config import DecoderConfig
 
 Cache = tuple[Float[Array, "B K S H"], Float[Array, "B K S H"]]  # the keys and values of one block
 
-INIT_STDDEV = 0.02
-
 
 class Linear(nnx.Module):
     """y = x Wᵀ. The weight is cast to the dtype of x, so float32 parameters can be used in bfloat16."""
 
-    def __init__(self, features_in: int, features_out: int, *, rngs: nnx.Rngs):
+    def __init__(self, features_in: int, features_out: int, *, stddev: float, rngs: nnx.Rngs):
         shape = (features_out, features_in)
-        self.weight = nnx.Param(INIT_STDDEV * jax.random.normal(rngs.params(), shape))
+        self.weight = nnx.Param(stddev * jax.random.normal(rngs.params(), shape))
 
     def __call__(self, x: Float[Array, "*batch I"]) -> Float[Array, "*batch O"]:
         return jnp.einsum("...i,oi->...o", x, self.weight.get_value().astype(x.dtype))
@@ -30,8 +28,8 @@ class Linear(nnx.Module):
 class Embedding(nnx.Module):
     """A row of the table for each token."""
 
-    def __init__(self, vocab_size: int, features: int, *, rngs: nnx.Rngs):
-        self.weight = nnx.Param(INIT_STDDEV * jax.random.normal(rngs.params(), (vocab_size, features)))
+    def __init__(self, vocab_size: int, features: int, *, stddev: float, rngs: nnx.Rngs):
+        self.weight = nnx.Param(stddev * jax.random.normal(rngs.params(), (vocab_size, features)))
 
     def __call__(self, tokens: Int[Array, "B T"], dtype: jnp.dtype) -> Float[Array, "B T D"]:
         return self.weight.get_value()[tokens].astype(dtype)
@@ -87,11 +85,11 @@ class Attention(nnx.Module):
     """Grouped-query attention; with a cache, over everything that the cache holds."""
 
     def __init__(self, config: DecoderConfig, *, rngs: nnx.Rngs):
-        d, h = config.hidden_size, config.width
-        self.q_proj = Linear(d, config.num_heads * h, rngs=rngs)
-        self.k_proj = Linear(d, config.num_kv_heads * h, rngs=rngs)
-        self.v_proj = Linear(d, config.num_kv_heads * h, rngs=rngs)
-        self.o_proj = Linear(config.num_heads * h, d, rngs=rngs)
+        d, h, stddev = config.hidden_size, config.width, config.initializer_range
+        self.q_proj = Linear(d, config.num_heads * h, stddev=stddev, rngs=rngs)
+        self.k_proj = Linear(d, config.num_kv_heads * h, stddev=stddev, rngs=rngs)
+        self.v_proj = Linear(d, config.num_kv_heads * h, stddev=stddev, rngs=rngs)
+        self.o_proj = Linear(config.num_heads * h, d, stddev=stddev, rngs=rngs)
         self.width, self.theta = h, config.rope_theta
 
     def __call__(
@@ -118,10 +116,10 @@ class MLP(nnx.Module):
     """SwiGLU: down(silu(gate(x)) · up(x)) (Shazeer, 2020, eq. 6, arXiv:2002.05202)."""
 
     def __init__(self, config: DecoderConfig, *, rngs: nnx.Rngs):
-        d, f = config.hidden_size, config.intermediate_size
-        self.gate_proj = Linear(d, f, rngs=rngs)
-        self.up_proj = Linear(d, f, rngs=rngs)
-        self.down_proj = Linear(f, d, rngs=rngs)
+        d, f, stddev = config.hidden_size, config.intermediate_size, config.initializer_range
+        self.gate_proj = Linear(d, f, stddev=stddev, rngs=rngs)
+        self.up_proj = Linear(d, f, stddev=stddev, rngs=rngs)
+        self.down_proj = Linear(f, d, stddev=stddev, rngs=rngs)
 
     def __call__(self, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
         return self.down_proj(jax.nn.silu(self.gate_proj(x)) * self.up_proj(x))
@@ -153,7 +151,9 @@ class Stack(nnx.Module):
     """Embedding, blocks, last norm."""
 
     def __init__(self, config: DecoderConfig, *, rngs: nnx.Rngs):
-        self.embed_tokens = Embedding(config.vocab_size, config.hidden_size, rngs=rngs)
+        self.embed_tokens = Embedding(
+            config.vocab_size, config.hidden_size, stddev=config.initializer_range, rngs=rngs
+        )
         # Named by strings, since a checkpoint gives integer keys back as strings.
         self.layers = nnx.Dict({str(i): Block(config, rngs=rngs) for i in range(config.num_layers)})
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
@@ -163,12 +163,12 @@ class Decoder(nnx.Module):
     """The stack under a head: none of its own (tied), `lm_head`, or `score`."""
 
     def __init__(self, config: DecoderConfig, *, rngs: nnx.Rngs):
-        self.config = config
+        self.config, stddev = config, config.initializer_range
         self.model = Stack(config, rngs=rngs)
         if config.num_scores:
-            self.score = Linear(config.hidden_size, config.num_scores, rngs=rngs)
+            self.score = Linear(config.hidden_size, config.num_scores, stddev=stddev, rngs=rngs)
         elif not config.tie_word_embeddings:
-            self.lm_head = Linear(config.hidden_size, config.vocab_size, rngs=rngs)
+            self.lm_head = Linear(config.hidden_size, config.vocab_size, stddev=stddev, rngs=rngs)
 
     def __call__(
         self,

@@ -16,7 +16,6 @@ from safetensors import SafetensorError, safe_open
 
 from prefjax.checks import refuse, require
 from prefjax.policy.config_json import read_config
-from prefjax.policy.decoder import INIT_STDDEV
 from prefjax.policy.functional import Policy, abstract
 
 SINGLE = "model.safetensors"
@@ -43,8 +42,8 @@ def load_huggingface(
       dtype: in which the policy multiplies matrices. Parameters come out float32, however they are stored.
       num_scores: None takes the model as it is. k on a language model drops its output head for one of k
         scores, as a reward model starts; on a classifier it must be the number of its labels.
-      score_key: for that new head: normal with standard deviation 0.02. None makes it 0: every preference
-        is 1/2 and the Bradley-Terry loss log 2 before the first step.
+      score_key: for that new head: normal with the file's `initializer_range` for its standard deviation.
+        None makes it 0: every preference is 1/2 and the Bradley-Terry loss log 2 before the first step.
       shardings: where to put each parameter, a tree like the parameters or one sharding for all. Tensors are
         read and placed one at a time. None puts everything on the default device.
 
@@ -88,8 +87,8 @@ def load_huggingface(
     if tied and not new_head and HEAD in where:
         _require_equal(where[HEAD], HEAD, loaded[EMBEDDINGS], EMBEDDINGS)
     if new_head:
-        shape = shapes[SCORE].shape
-        head = jnp.zeros(shape) if score_key is None else INIT_STDDEV * jax.random.normal(score_key, shape)
+        shape, stddev = shapes[SCORE].shape, policy.config.initializer_range
+        head = jnp.zeros(shape) if score_key is None else stddev * jax.random.normal(score_key, shape)
         loaded[SCORE] = _put(head, place[SCORE])
     return policy, jax.tree_util.tree_map_with_path(lambda path, _: loaded[_name(path)], expected)
 

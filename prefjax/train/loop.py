@@ -85,7 +85,9 @@ def fit(
     """
     memory: dict[str, Any] = {"best": None, "best_step": None, "failed": 0, "ended": None}
     if checkpoints.latest() is not None:
-        abstract = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), state, placed)
+        abstract = jax.tree.map(
+            lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), state, placed
+        )
         state, cursor = checkpoints.restore(abstract)
         batches.set_state(cursor["data"])
         memory = cursor["memory"]
@@ -108,7 +110,8 @@ def fit(
             raise NonFinite(
                 f"{title}, step {number}: {bad} is {values[bad]} (the first bad term; in order of computation: "
                 f"{', '.join(f'{k}={v:.4g}' for k, v in values.items())}). Rows of the batch: "
-                f"{(name_rows or _rows)(rows)}. Nothing after step {checkpoints.latest() or 0} was saved. Look at these rows, "
+                f"{(name_rows or _rows)(rows)}. Nothing after step {checkpoints.latest() or 0} was saved. "
+                "Look at these rows, "
                 "or lower --learning-rate."
             )
         if number == 1 and expect_first is not None:
@@ -152,7 +155,9 @@ def fit(
     checkpoints.wait()
     if validation is not None and validation.best is not None and memory["best_step"] is not None:
         validation.best.wait()
-        abstract = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), state, placed)
+        abstract = jax.tree.map(
+            lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), state, placed
+        )
         state, _ = validation.best.restore(abstract, memory["best_step"])
     return Fitted(state, memory["ended"], memory["best"])
 

@@ -3,6 +3,7 @@
 import math
 import os
 from collections.abc import Sequence
+from typing import TypedDict
 
 import jax
 import numpy as np
@@ -12,6 +13,14 @@ from jaxtyping import PyTree
 from prefjax.checks import refuse, require
 
 AXES = ("data", "fsdp", "tensor")
+
+
+class MeshAxes(TypedDict, total=False):
+    """How many devices along each axis; 1 where an axis is left out."""
+
+    data: int
+    fsdp: int
+    tensor: int
 
 
 def make_mesh(
@@ -49,11 +58,11 @@ def make_mesh(
     return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * 3, devices=devices[:wanted])
 
 
-def parse_mesh(text: str) -> dict[str, int]:
+def parse_mesh(text: str) -> MeshAxes:
     """`"data=4,fsdp=2"` → `{"data": 4, "fsdp": 2}`; `""` → all devices along `data`."""
     if not text:
         return {"data": jax.device_count()}
-    sizes: dict[str, int] = {}
+    sizes: MeshAxes = {}
     for part in text.split(","):
         name, _, size = part.partition("=")
         if name not in AXES or not size.isdigit() or int(size) < 1 or name in sizes:
@@ -61,7 +70,7 @@ def parse_mesh(text: str) -> dict[str, int]:
                 "--mesh", f"{text!r}", f"axes {', '.join(AXES)}, each once, each a positive number",
                 "Write for example --mesh data=4,fsdp=2.",
             )  # fmt: skip
-        sizes[name] = int(size)
+        sizes[name] = int(size)  # type: ignore[literal-required]  # it is one of AXES, as was just checked
     return sizes
 
 
@@ -81,7 +90,9 @@ def spread(tree: PyTree, mesh: Mesh) -> PyTree:
         spec: list[str | None] = [None] * len(leaf.shape)
         for axis in ("fsdp", "tensor"):
             size = mesh.shape[axis]
-            free = [i for i, n in enumerate(leaf.shape) if spec[i] is None and n % size == 0 and n >= 2 * size]
+            free = [
+                i for i, n in enumerate(leaf.shape) if spec[i] is None and n % size == 0 and n >= 2 * size
+            ]
             if size > 1 and len(leaf.shape) >= 2 and free:
                 spec[max(free, key=lambda i: leaf.shape[i])] = axis
         return NamedSharding(mesh, PartitionSpec(*spec))

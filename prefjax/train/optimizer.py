@@ -15,11 +15,15 @@ def make_schedule(
 ) -> optax.Schedule:
     """Linear warm-up from 0, then constant, or a linear or cosine descent to 0 at `steps`.
 
-        η(t) = η t / w                                t < w  (so the first of w warm-up steps has rate 0)
-        η(t) = η · {1, (T-t)/(T-w), (1 + cos(π (t-w)/(T-w)))/2}   after
+    η(t) = η t / w                                t < w  (so the first of w warm-up steps has rate 0)
+    η(t) = η · {1, (T-t)/(T-w), (1 + cos(π (t-w)/(T-w)))/2}   after
     """
     require(
-        0 <= warmup_steps <= steps, "--warmup-steps", f"{warmup_steps}", f"0 to --steps ({steps})", "Lower it."
+        0 <= warmup_steps <= steps,
+        "--warmup-steps",
+        f"{warmup_steps}",
+        f"0 to --steps ({steps})",
+        "Lower it.",
     )
     descent = max(steps - warmup_steps, 1)
     after = {
@@ -29,7 +33,9 @@ def make_schedule(
     }[schedule]
     if not warmup_steps:
         return after
-    return optax.join_schedules([optax.linear_schedule(0.0, learning_rate, warmup_steps), after], [warmup_steps])
+    return optax.join_schedules(
+        [optax.linear_schedule(0.0, learning_rate, warmup_steps), after], [warmup_steps]
+    )
 
 
 def make_optimizer(

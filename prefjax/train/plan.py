@@ -48,9 +48,11 @@ class Plan(NamedTuple):
     devices: int
     parameters: int
     flops: float
-    state_bytes: int  # what stays on a device between steps, and the batch
+    state_bytes: int  # what stays on a device between steps (frozen parameters too), and the batch
     temporary_bytes: int
-    collectives: dict[str, tuple[int, int]]  # kind: how many in the program's text, bytes they hand over (loops once)
+    collectives: dict[
+        str, tuple[int, int]
+    ]  # kind: how many in the program's text, bytes they hand over (loops once)
     compute_seconds: float
     memory_seconds: float  # state read and written once, temporaries written and read once
     network_seconds: float
@@ -101,11 +103,12 @@ def _described_tpus(chip: str, count: int) -> Sequence[Any] | None:
     return described[:count]
 
 
-def make_plan(step: Any, *arguments: Any, chip: str, parameters: int, devices: int) -> Plan:
+def make_plan(step: Any, *arguments: Any, chip: str, parameters: int, devices: int, frozen: int = 0) -> Plan:
     """Compiles `step` for the shapes `arguments` (with shardings) and reads what the compiler says.
 
     FLOPs are those of all matrix products in the traced program, loops multiplied out (the compiler's own
-    count takes a loop's body once). Peaks are those of bfloat16; float32 is several times slower on these chips.
+    count takes a loop's body once). `frozen` are bytes of parameters that stay on the devices beside the step's own,
+    spread over them. Peaks are those of bfloat16; float32 is several times slower on these chips.
     """
     flops = _matrix_flops(jax.make_jaxpr(step)(*arguments).jaxpr)
     lowered = step.lower(*arguments)
@@ -117,11 +120,13 @@ def make_plan(step: Any, *arguments: Any, chip: str, parameters: int, devices: i
     sent = sum(size for _, size in collectives.values())
     return Plan(
         chip=chip,
-        compiled_by="tpu" if chip in TPUS and "tpu" in str(jax.tree.leaves(arguments)[0].sharding).lower() else jax.default_backend(),
+        compiled_by="tpu"
+        if chip in TPUS and "tpu" in str(jax.tree.leaves(arguments)[0].sharding).lower()
+        else jax.default_backend(),
         devices=devices,
         parameters=parameters,
         flops=flops,
-        state_bytes=memory.argument_size_in_bytes,
+        state_bytes=memory.argument_size_in_bytes + frozen // devices,
         temporary_bytes=memory.temp_size_in_bytes,
         collectives=collectives,
         compute_seconds=flops / devices / limits.flops,
@@ -134,19 +139,25 @@ def describe_plan(plan: Plan) -> str:
     """The plan in words and units."""
     limits = CHIPS.get(plan.chip)
     need = plan.state_bytes + plan.temporary_bytes
-    fits = "" if limits is None else f" of {limits.memory / 1e9:.0f} GB: {'fits' if need <= limits.memory else 'DOES NOT FIT'}"
+    fits = (
+        ""
+        if limits is None
+        else f" of {limits.memory / 1e9:.0f} GB: {'fits' if need <= limits.memory else 'DOES NOT FIT'}"
+    )
     lines = [
         f"{plan.devices} x {plan.chip}, compiled by the {plan.compiled_by} compiler; nothing was run",
         f"parameters            {plan.parameters:,}",
         f"FLOPs a step          {plan.flops:.3g} in matrix products, {plan.flops / plan.devices:.3g} a device",
-        f"bytes a device        {need / 1e6:,.1f} MB{fits} (state and batch {plan.state_bytes / 1e6:,.1f}, temporary {plan.temporary_bytes / 1e6:,.1f})",
+        f"bytes a device        {need / 1e6:,.1f} MB{fits} "
+        f"(state and batch {plan.state_bytes / 1e6:,.1f}, temporary {plan.temporary_bytes / 1e6:,.1f})",
     ]
     lines += [
-        f"{name:21s} {count} in the program, {size / 1e6:,.2f} MB" for name, (count, size) in plan.collectives.items()
+        f"{name:21s} {count} in the program, {size / 1e6:,.2f} MB"
+        for name, (count, size) in plan.collectives.items()
     ] or ["collectives           none"]
     lines.append(
-        f"roofline a step       {plan.seconds:.3g} s (compute {plan.compute_seconds:.3g}, memory {plan.memory_seconds:.3g}, "
-        f"network {plan.network_seconds:.3g})"
+        f"roofline a step       {plan.seconds:.3g} s (compute {plan.compute_seconds:.3g}, "
+        f"memory {plan.memory_seconds:.3g}, network {plan.network_seconds:.3g})"
     )
     return "\n".join(lines)
 

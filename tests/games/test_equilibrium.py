@@ -89,7 +89,10 @@ def test_the_written_table(name):
 @pytest.mark.parametrize("answers", [3, 50])
 def test_random_cyclic_games_down_to_prices_where_iteration_diverges(answers):
     games, references = map(np.stack, zip(*[random_game(seed, answers) for seed in range(20)], strict=True))
-    for precision, tolerance in ((jnp.float64, lambda beta: 1e-10), (jnp.float32, lambda beta: 1e-6 * (1 + 1 / beta))):
+    for precision, tolerance in (
+        (jnp.float64, lambda beta: 1e-10),
+        (jnp.float32, lambda beta: 1e-6 * (1 + 1 / beta)),
+    ):
         with jax.enable_x64(precision == jnp.float64):
             solve = jax.jit(regularized_nash)
             for beta in (0.01, 0.05, 0.5, 5.0):

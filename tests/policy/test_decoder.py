@@ -84,6 +84,16 @@ def test_init_makes_what_abstract_says_under_jit_in_place():
     assert (params["model"]["norm"]["weight"] == 1).all()
 
 
+def test_matrices_are_as_large_as_initializer_range_says():
+    shape = {"vocab_size": 64, "hidden_size": 64, "num_layers": 1, "tie_word_embeddings": False}
+    _, params = init(DecoderConfig(**shape, initializer_range=0.5), jax.random.key(0))
+    _, usual = init(DecoderConfig(**shape), jax.random.key(0))
+    for matrix, same in zip(jax.tree.leaves(params), jax.tree.leaves(usual), strict=True):
+        if matrix.ndim > 1:
+            assert float(matrix.std()) == pytest.approx(0.5, rel=0.1)
+        np.testing.assert_allclose(matrix, same * (25.0 if matrix.ndim > 1 else 1.0), rtol=1e-5)
+
+
 def test_a_batch_split_over_eight_devices_gives_the_same_numbers():
     policy, params = tiny()
     tokens = jax.random.randint(jax.random.key(1), (8, 6), 0, 11)
@@ -142,6 +152,7 @@ def test_a_head_that_is_not_there_is_an_error():
         ({"head_dim": 7}, "head_dim is 7"),
         ({"num_layers": 0}, "num_layers is 0"),
         ({"dtype": "float8"}, "dtype is 'float8'"),
+        ({"initializer_range": 0.0}, "initializer_range is 0.0"),
         ({"num_scores": -1}, "num_scores is -1"),
     ],
 )

@@ -56,6 +56,7 @@ def test_config_as_transformers_5_writes_it():
         rms_norm_eps=1e-6,
         max_position_embeddings=64,
         tie_word_embeddings=True,
+        initializer_range=0.3,
         bos_token_id=1,
         eos_token_ids=(2, 3),
         pad_token_id=0,
@@ -67,17 +68,26 @@ def test_config_as_transformers_4_writes_it():
     config = config_from_huggingface(json.loads((GOLDENS / "config_transformers4.json").read_text()))
     assert (config.rope_theta, config.head_dim, config.eos_token_ids) == (50000.0, 8, (2, 3))
     assert not config.tie_word_embeddings
+    assert config.initializer_range == 0.3
 
 
 def test_config_with_what_older_files_leave_out():
     fields = json.loads((GOLDENS / "config_transformers4.json").read_text())
-    for name in ("head_dim", "num_key_value_heads", "rope_theta", "rope_scaling", "architectures"):
+    for name in (
+        "head_dim",
+        "num_key_value_heads",
+        "rope_theta",
+        "rope_scaling",
+        "architectures",
+        "initializer_range",
+    ):
         del fields[name]
     config = config_from_huggingface(
         {**fields, "head_dim": None, "eos_token_id": 2, "torch_dtype": "float16"}
     )
     assert (config.num_kv_heads, config.head_dim, config.rope_theta) == (4, 8, 10000.0)
     assert config.eos_token_ids == (2,)
+    assert config.initializer_range == 0.02
 
 
 @pytest.mark.parametrize("name", ["tied", "untied", "classifier"])
@@ -117,7 +127,7 @@ def test_a_language_model_becomes_a_reward_model(name):
     assert params["score"]["weight"].shape == (2, 32)
     assert not params["score"]["weight"].any()
     _, random = load_huggingface(GOLDENS / name, num_scores=2, score_key=jax.random.key(0))
-    assert 0.01 < float(random["score"]["weight"].std()) < 0.03
+    assert float(random["score"]["weight"].std()) == pytest.approx(0.3, rel=0.25)  # what config.json says
     del params["score"], random["score"]
     chex.assert_trees_all_equal(params, random)
 
@@ -233,6 +243,7 @@ def test_parameters_of_another_policy_are_not_saved(tmp_path):
         ({"hidden_size": "absent"}, '"hidden_size" is missing'),
         ({"num_hidden_layers": "two"}, "\"num_hidden_layers\" is 'two'"),
         ({"vocab_size": True}, '"vocab_size" is True'),
+        ({"initializer_range": -0.02}, '"initializer_range" is -0.02'),
         ({"num_key_value_heads": 3}, "num_heads is 4, num_kv_heads 3"),
     ],
 )

@@ -97,7 +97,11 @@ def test_another_run_is_refused_by_name(tmp_path):
 def test_nan_stops_with_step_rows_and_first_bad_term(tmp_path):
     def breaks(params, batch, key):
         bad = jnp.where(jnp.any(batch["index"] == 35), jnp.nan, 0.0)  # a row of the fourth batch
-        return {"logps": Weighted.of(batch["x"][:, 0]), "margin": Weighted.of(params["w"][0] + bad), **objective(params, batch, key)}
+        return {
+            "logps": Weighted.of(batch["x"][:, 0]),
+            "margin": Weighted.of(params["w"][0] + bad),
+            **objective(params, batch, key),
+        }
 
     with pytest.raises(NonFinite) as error:
         run(tmp_path, 10, Rows(), objective=breaks)

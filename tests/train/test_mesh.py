@@ -34,7 +34,12 @@ def test_more_devices_than_there_are():
 
 def test_large_arrays_are_cut_and_small_ones_copied():
     mesh = make_mesh(data=2, fsdp=2, tensor=2)
-    tree = {"matrix": jnp.zeros((8, 32)), "norm": jnp.zeros(32), "odd": jnp.zeros((3, 5)), "count": jnp.zeros(())}
+    tree = {
+        "matrix": jnp.zeros((8, 32)),
+        "norm": jnp.zeros(32),
+        "odd": jnp.zeros((3, 5)),
+        "count": jnp.zeros(()),
+    }
     specs = jax.tree.map(lambda s: s.spec, spread(tree, mesh))
     assert specs["matrix"] == PartitionSpec("tensor", "fsdp")
     assert specs["norm"] == PartitionSpec(None)
@@ -49,7 +54,9 @@ def test_rows_are_placed_in_order():
     np.testing.assert_array_equal(np.asarray(placed).reshape(16, 1), rows)
 
 
-@pytest.mark.parametrize(("batch", "micro", "match"), [(8, 3, "divides"), (8, 2, "multiple of 4"), (0, 1, "divides")])
+@pytest.mark.parametrize(
+    ("batch", "micro", "match"), [(8, 3, "divides"), (8, 2, "multiple of 4"), (0, 1, "divides")]
+)
 def test_batches_that_do_not_divide(batch, micro, match):
     with pytest.raises(InputError, match=match):
         check_division(batch, micro, make_mesh(data=4))

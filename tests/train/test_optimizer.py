@@ -21,7 +21,12 @@ def test_schedules(name, warmup):
             expected = peak * t / warmup
         else:
             progress = (t - warmup) / (total - warmup)
-            expected = peak * {"constant": 1, "linear": 1 - progress, "cosine": (1 + math.cos(math.pi * progress)) / 2}[name]
+            expected = (
+                peak
+                * {"constant": 1, "linear": 1 - progress, "cosine": (1 + math.cos(math.pi * progress)) / 2}[
+                    name
+                ]
+            )
         assert float(schedule(t)) == pytest.approx(expected, abs=1e-7)
 
 

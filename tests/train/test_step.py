@@ -12,7 +12,10 @@ from prefjax.types import Weighted
 
 def _objective(params, batch, key):
     residual = batch["x"] @ params["w"] + params["b"] - batch["y"]
-    return {"residual": Weighted.of(residual, batch["weight"]), "loss": Weighted.of(residual**2, batch["weight"])}
+    return {
+        "residual": Weighted.of(residual, batch["weight"]),
+        "loss": Weighted.of(residual**2, batch["weight"]),
+    }
 
 
 def _batch(rows=16, seed=0):
@@ -45,7 +48,11 @@ def test_first_loss_is_the_mean_over_rows_that_count():
     batch = _batch()
     residual = (batch["x"] @ (np.arange(8.0) / 8) - batch["y"])[:-3]
     assert losses[0] == pytest.approx(np.mean(residual**2), rel=1e-6)
-    assert list(measured) == ["residual", "loss", "grad_norm"]  # the order of computation, not of the alphabet
+    assert list(measured) == [
+        "residual",
+        "loss",
+        "grad_norm",
+    ]  # the order of computation, not of the alphabet
 
 
 @pytest.mark.parametrize("microbatches", [1, 2, 4])

@@ -1,4 +1,4 @@
-"""A small run to be killed: `python toy_run.py WORKDIR STEPS [KILL_AT_STEP [where]]` prints a digest of its final state."""
+"""A small run to be killed: `python -m tests.train.toy_run WORKDIR STEPS [KILL_AT_STEP]` prints a digest of its end."""
 
 import hashlib
 import os
@@ -11,7 +11,17 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from prefjax.train import Checkpoints, Metrics, copied, fit, init_state, make_mesh, make_step, parse_mesh, place
+from prefjax.train import (
+    Checkpoints,
+    Metrics,
+    copied,
+    fit,
+    init_state,
+    make_mesh,
+    make_step,
+    parse_mesh,
+    place,
+)
 from prefjax.types import Weighted
 
 
@@ -42,7 +52,14 @@ def objective(params, batch, key):
     return {"loss": Weighted.of(jnp.square(hidden - 0.3).mean(-1))}
 
 
-def run(workdir: Path, steps: int, rows: Rows, mesh_axes: str = "data=1", identity: dict | None = None, objective=objective):
+def run(
+    workdir: Path,
+    steps: int,
+    rows: Rows,
+    mesh_axes: str = "data=1",
+    identity: dict | None = None,
+    objective=objective,
+):
     mesh = make_mesh(**parse_mesh(mesh_axes))
     optimizer = optax.adam(1e-2)
     params = {"w": jax.random.normal(jax.random.key(7), (32, 32)) / 6}
