@@ -23,7 +23,7 @@ import tyro
 from experiments.evaluation import Policies, evaluate
 from experiments.figures import draw_matrix, draw_overview
 from experiments.runs import Outcome, run
-from experiments.settings import Config, default_workdir, identity
+from experiments.settings import Config, check_settings, default_workdir, identity
 from prefjax.checks import InputError
 from prefjax.data import PROMPT_COMPLETION, load_tokenizer, read_jsonl, train_tokenizer, write_world
 from prefjax.policy import DecoderConfig, init, save_huggingface
@@ -48,7 +48,7 @@ QUICK = Size(400, 400, 30, 20, 10, 6, 24, 2)
 
 # What is small enough to learn in a minute, and learns: 2 layers of width 64 and completions of a dozen tokens.
 DECODER = DecoderConfig(
-    vocab_size=0, hidden_size=64, intermediate_size=192, num_layers=2, num_heads=4, num_kv_heads=2,
+    vocab_size=288, hidden_size=64, intermediate_size=192, num_layers=2, num_heads=4, num_kv_heads=2,
     max_position_embeddings=256, initializer_range=0.06,
 )  # fmt: skip
 COMPLETION_TOKENS = 24
@@ -56,6 +56,7 @@ COMPLETION_TOKENS = 24
 
 def main(config: Config) -> dict:
     """Runs what the flags ask for; returns the numbers of the report."""
+    check_settings(config)
     start_processes()
     if config.algorithm is None and not config.model and not config.data:
         return whole_way(config)

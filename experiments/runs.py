@@ -17,7 +17,14 @@ from jax.experimental import multihost_utils
 from experiments.figures import draw_curves
 from experiments.problems import KINDS, Problem, check_start, make_problem
 from experiments.selection import run_best_of_n
-from experiments.settings import LEARNING_RATES, Config, default_workdir, digest_of_model, identity
+from experiments.settings import (
+    LEARNING_RATES,
+    Config,
+    check_settings,
+    default_workdir,
+    digest_of_model,
+    identity,
+)
 from prefjax.checks import require
 from prefjax.data import (
     Batches,
@@ -152,6 +159,7 @@ def train(config: Config, workdir: Path, source: Input, who: dict) -> Outcome:
 
 def with_defaults(config: Config) -> Config:
     """Fills in what the algorithm decides, and refuses what it cannot do without."""
+    check_settings(config)
     algorithm = config.algorithm or "sft"
     require(
         bool(config.model), "--model", "nothing", "a Hugging Face directory", "Name the model to start from."
@@ -228,7 +236,8 @@ def over_held_out(config: Config, held_out: TokenRows, measured: Callable) -> Ca
 
     def measure(params) -> dict[str, float]:
         data = row_batches(config, held_out, shuffle=False)
-        sums = [measured(params, next(data)) for _ in range(data.steps_per_epoch)]
+        # One batch at a time: programs queued without end would hold as much memory as there are batches.
+        sums = [jax.device_get(measured(params, next(data))) for _ in range(data.steps_per_epoch)]
         data.close()
         return {name: float(value) for name, value in mean_of(jax.tree.map(lambda *s: sum(s), *sums)).items()}
 

@@ -104,41 +104,6 @@ class Config:
         """β, as given or 0.1."""
         return 0.1 if self.beta is None else self.beta
 
-    def __post_init__(self):
-        require(
-            self.loss in PAIRED_LOSSES, "--loss", repr(self.loss), f"one of {', '.join(PAIRED_LOSSES)}",
-            "Names are TRL's.",
-        )  # fmt: skip
-        require(self.price > 0, "--beta", f"{self.beta}", "a positive price of KL", "TRL's default is 0.1.")
-        require(
-            0 <= self.mixture_coef <= 1, "--mixture-coef", f"{self.mixture_coef}", "0 to 1",
-            "0 is self-play, 1 the best response to the reference.",
-        )  # fmt: skip
-        require(
-            0 <= self.label_smoothing < 0.5, "--label-smoothing", f"{self.label_smoothing}", "0 to 1/2, without 1/2",
-            "It is the share of flipped labels.",
-        )  # fmt: skip
-        require(
-            self.temperature > 0,
-            "--temperature",
-            f"{self.temperature}",
-            "a positive number",
-            "1 is on-policy.",
-        )
-        for name in ("steps", "batch_size", "micro_batch_size", "learning_rate"):
-            value = getattr(self, name)
-            require(
-                value is None or value > 0, f"--{name.replace('_', '-')}", f"{value}", "a positive number", ""
-            )
-        for name in ("max_length", "max_new_tokens", "num_samples", "save_every"):
-            require(
-                getattr(self, name) > 0,
-                f"--{name.replace('_', '-')}",
-                f"{getattr(self, name)}",
-                "at least 1",
-                "",
-            )
-
 
 # Where, how long and on how many devices: a run may be resumed with other values of these.
 _NOT_IDENTITY = {
@@ -175,3 +140,40 @@ def digest_of_model(directory: str | Path) -> str:
         with path.open("rb") as file:
             whole.update(path.name.encode() + hashlib.file_digest(file, "sha256").digest())
     return whole.hexdigest()
+
+
+def check_settings(config: Config) -> None:
+    """One clear error for a flag that cannot be meant."""
+    require(
+        config.loss in PAIRED_LOSSES, "--loss", repr(config.loss), f"one of {', '.join(PAIRED_LOSSES)}",
+        "Names are TRL's.",
+    )  # fmt: skip
+    require(config.price > 0, "--beta", f"{config.beta}", "a positive price of KL", "TRL's default is 0.1.")
+    require(
+        0 <= config.mixture_coef <= 1, "--mixture-coef", f"{config.mixture_coef}", "0 to 1",
+        "0 is config-play, 1 the best response to the reference.",
+    )  # fmt: skip
+    require(
+        0 <= config.label_smoothing < 0.5, "--label-smoothing", f"{config.label_smoothing}", "0 to 1/2, without 1/2",
+        "It is the share of flipped labels.",
+    )  # fmt: skip
+    require(
+        config.temperature > 0,
+        "--temperature",
+        f"{config.temperature}",
+        "a positive number",
+        "1 is on-policy.",
+    )
+    for name in ("steps", "batch_size", "micro_batch_size", "learning_rate"):
+        value = getattr(config, name)
+        require(
+            value is None or value > 0, f"--{name.replace('_', '-')}", f"{value}", "a positive number", ""
+        )
+    for name in ("max_length", "max_new_tokens", "num_samples", "save_every"):
+        require(
+            getattr(config, name) > 0,
+            f"--{name.replace('_', '-')}",
+            f"{getattr(config, name)}",
+            "at least 1",
+            "",
+        )

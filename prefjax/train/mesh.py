@@ -151,6 +151,8 @@ def start_processes() -> None:
     tasks = int(os.environ.get("SLURM_NTASKS", "1")) if "SLURM_STEP_ID" in os.environ else 1
     if jax.distributed.is_initialized():
         return
+    # It would catch SIGTERM and do nothing with it until the training loop, which asks all processes itself.
+    jax.config.update("jax_enable_preemption_service", False)
     if by_hand and "JAX_NUM_PROCESSES" in os.environ:
         jax.distributed.initialize(
             by_hand, int(os.environ["JAX_NUM_PROCESSES"]), int(os.environ["JAX_PROCESS_ID"])

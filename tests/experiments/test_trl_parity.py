@@ -1,12 +1,11 @@
 """Every step that TRL takes on the committed models and files, taken again by the main job.
 
-The curves and how they came about are in tests/goldens/trl/make.py. Nearly all of the difference that is left is
-optax's bias correction: 1 - 0.999 in float32 is 1.3e-5 too small, so the first updates are 6e-6 too large. With
-exact corrections, losses agree to 2e-6 (relative to the larger of 1 and the loss).
+The curves and how they came about are in tests/goldens/trl/make.py. Most of the difference that is left is
+optax's bias correction: 1 - 0.999 in float32 is 1.3e-5 too small, so the first updates are 6e-6 too large. With an
+exact one, the losses (but SPPO's) agree to 1.1e-6, relative to the larger of 1 and the loss.
 """
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -24,8 +23,8 @@ GOLDEN = json.loads((GOLDENS / "curves.json").read_text())
 CURVES = GOLDEN["curves"]
 
 # |ours - TRL's|, relative to the larger of 1 and TRL's. Moving the initial weights by one unit in their last place
-# moves these losses by 5e-7; that of SPPO, whose terms are squares of hundreds, by 2e-5.
-TOLERANCE = {name: 1e-4 for name in CURVES} | {"dpo/sppo_hard": 3e-4}
+# moves these losses by about 5e-7; that of SPPO, made of squares of summed log-ratios, by 2e-5.
+TOLERANCE = dict.fromkeys(CURVES, 5e-5) | {"dpo/sppo_hard": 3e-4}
 IN_EVERY_RUN = {
     "dpo/sigmoid", "dpo/ipo", "dpo/hinge", "dpo/robust", "dpo/apo_zero", "dpo/sppo_hard",
     "sft/nll", "reward/bradley_terry",
@@ -84,14 +83,28 @@ def assert_same_curve(name: str, lines: list[dict]) -> None:
     rates = [line["learning_rate"] for line in lines]
     assert rates == pytest.approx(curve["learning_rate"], rel=1e-6, abs=1e-12)
     for metric in COMPARED[name.split("/")[0]]:
-        for line, theirs, margin in zip(lines, curve[metric], margins(curve), strict=True):
-            if "accurac" in metric and margin == 0:
-                continue  # the policy is its reference: rounding decides which margins are positive
+        slack = undecided(name) if metric == "rewards/accuracies" else [0.0] * len(lines)
+        for line, theirs, ties in zip(lines, curve[metric], slack, strict=True):
             ours = ours_of(metric, line)
             gap = abs(ours - theirs) / max(1.0, abs(theirs))
-            assert gap <= TOLERANCE[name], (
+            assert gap <= TOLERANCE[name] + ties, (
                 f"{name}, step {line['step']}: {metric} is {ours:.9g}, TRL's is {theirs:.9g}; apart by {gap:.2g}"
             )
+
+
+def undecided(name: str) -> list[float]:
+    """The share of each step's pairs whose margin is exactly 0, so that rounding decides on which side of it.
+
+    All of them where the policy still is its reference; later those that truncation has made equal.
+    """
+    rows, size = rows_of(name), settings_of(name)["batch_size"]
+    chosen, rejected = rows.fields["chosen"], rows.fields["rejected"]
+    total = len(rows.lines)
+    equal = [chosen.row(i).tolist() == rejected.row(i).tolist() for i in range(total)]
+    return [
+        1.0 if margin == 0 else sum(equal[i % total] for i in range(size * step, size * (step + 1))) / size
+        for step, margin in enumerate(CURVES[name]["rewards/margins"])
+    ]
 
 
 def ours_of(metric: str, line: dict) -> float:
@@ -99,10 +112,6 @@ def ours_of(metric: str, line: dict) -> float:
     if metric == "mean_reward":
         return (line["rewards/chosen"] + line["rewards/rejected"]) / 2
     return line[metric]
-
-
-def margins(curve: dict) -> list[float]:
-    return curve.get("rewards/margins") or curve.get("margin") or [0.0] * len(curve["loss"])
 
 
 def test_every_curve_is_compared_and_most_of_them_always():
@@ -114,7 +123,7 @@ def test_every_curve_is_compared_and_most_of_them_always():
     "name", [pytest.param(name, marks=() if name in IN_EVERY_RUN else pytest.mark.slow) for name in CURVES]
 )
 def test_thirty_steps(name, cache, tmp_path):
-    # One device: eight virtual ones take twice as long to compile for. The command below has them all.
+    # One device, for speed; the command below has all of them.
     outcome = run(Config(**settings_of(name), workdir=str(tmp_path), mesh="data=1"))
     assert_same_curve(name, read_metrics(outcome.workdir / "metrics.jsonl"))
 
@@ -122,13 +131,13 @@ def test_thirty_steps(name, cache, tmp_path):
 def test_the_command_line_on_every_device_with_two_microbatches_into_a_second_epoch(cache, tmp_path):
     command = [sys.executable, "-m", "experiments.align", *as_flags(settings_of("dpo/sigmoid_accumulate"))]
     ended = subprocess.run(
-        [*command, f"--workdir={tmp_path}"], cwd=ROOT, env={**os.environ}, capture_output=True, text=True, timeout=240
+        [*command, f"--workdir={tmp_path}"], cwd=ROOT, capture_output=True, text=True, timeout=240
     )
     assert ended.returncode == 0, ended.stderr
     assert_same_curve("dpo/sigmoid_accumulate", read_metrics(tmp_path / "metrics.jsonl"))
 
 
-@pytest.mark.parametrize("name", [name for name in CURVES if "rows_kept" in CURVES[name]["settings"]])
+@pytest.mark.parametrize("name", CURVES)
 def test_the_same_rows_are_kept(name, cache):
     assert len(rows_of(name).lines) == CURVES[name]["settings"]["rows_kept"]
 
