@@ -22,9 +22,9 @@ import tyro
 
 from experiments.evaluation import Policies, evaluate
 from experiments.figures import draw_matrix, draw_overview
-from experiments.runs import Outcome, run
+from experiments.runs import Outcome, run, wait_for_all
 from experiments.settings import Config, check_settings, default_workdir, identity
-from prefjax.checks import InputError
+from prefjax.checks import InputError, refuse, require
 from prefjax.data import PROMPT_COMPLETION, load_tokenizer, read_jsonl, train_tokenizer, write_world
 from prefjax.policy import DecoderConfig, init, save_huggingface
 from prefjax.train import NonFinite, markdown_table, start_processes, write_json, write_report
@@ -58,16 +58,18 @@ def main(config: Config) -> dict:
     """Runs what the flags ask for; returns the numbers of the report."""
     check_settings(config)
     start_processes()
-    if config.algorithm is None and not config.model and not config.data:
+    if config.algorithm is None and not (config.model or config.data or config.plan):
         return whole_way(config)
     if config.algorithm is None:
-        raise InputError(
-            "--model, --data: given without --algorithm; one algorithm is expected for input of your own. "
-            "Add for example --algorithm dpo."
-        )
+        refuse(
+            "--algorithm", "nothing, beside --model, --data or --plan", "one algorithm for these",
+            "Add for example --algorithm dpo.",
+        )  # fmt: skip
     if not config.model and not config.data:
         config = on_embedded_task(config)
     outcome = run(config)
+    if config.plan:
+        return outcome.summary
     if jax.process_index() == 0:
         print((outcome.workdir / "report.md").read_text())
         print(f"Everything is in {outcome.workdir}/; the result is {outcome.policy}")
@@ -86,8 +88,8 @@ class Stages(NamedTuple):
     nash_md: Config
 
 
-def prepare(config: Config, workdir: Path, size: Size) -> Stages:
-    """Writes the world as a user would bring it, and says what each stage does with it."""
+def write_task(config: Config, workdir: Path, size: Size) -> None:
+    """The world as a user would bring it, and a model to start from."""
     world = write_world(
         workdir / "world", seed=config.seed, num_demonstrations=size.demonstrations, num_pairs=size.pairs,
         form=config.gold,
@@ -101,32 +103,42 @@ def prepare(config: Config, workdir: Path, size: Size) -> Stages:
         policy, params = init(decoder, jax.random.key(config.seed))
         save_huggingface(start, policy, params, tokenizer=tokenizer)
 
+
+def prepare(config: Config, workdir: Path, size: Size) -> Stages:
+    """Writes the embedded task, once for all processes, and says what each stage does with it."""
+    if jax.process_index() == 0:
+        write_task(config, workdir, size)
+    wait_for_all("embedded task")
+    start = workdir / "start"
+
+    def world(name: str) -> str:
+        return str(workdir / "world" / f"{name}.jsonl")
+
     common = replace(config, plan=False, eval_data="", reference="", model=str(workdir / "sft" / "policy"))
     policy_steps = config.steps
     return Stages(
         sft=replace(
-            common, algorithm="sft", model=str(start), data=str(world.sft), eval_data=str(world.sft_validation),
+            common, algorithm="sft", model=str(start), data=world("sft"), eval_data=world("sft_validation"),
             workdir=str(workdir / "sft"), steps=size.sft_steps, batch_size=64, micro_batch_size=None,
-            learning_rate=3e-3,
-            schedule="linear", warmup_steps=min(20, size.sft_steps), eval_every=max(size.sft_steps // 24, 1),
-            patience=3,
+            learning_rate=3e-3, schedule="linear", warmup_steps=min(20, size.sft_steps),
+            eval_every=max(size.sft_steps // 24, 1), patience=3,
         ),
         judge=replace(
-            common, algorithm="preference", data=str(world.pairs), eval_data=str(world.pairs_validation),
+            common, algorithm="preference", data=world("pairs"), eval_data=world("pairs_validation"),
             workdir=str(workdir / "preference"), steps=size.judge_steps, batch_size=64, micro_batch_size=None,
             learning_rate=1e-3, schedule="linear", warmup_steps=min(20, size.judge_steps),
             eval_every=max(size.judge_steps // 20, 1), patience=4,
         ),
         dpo=replace(
-            common, algorithm="dpo", data=str(world.pairs), eval_data=str(world.pairs_validation),
+            common, algorithm="dpo", data=world("pairs"), eval_data=world("pairs_validation"),
             workdir=str(workdir / "dpo"), steps=policy_steps or size.dpo_steps, batch_size=config.batch_size or 64,
             learning_rate=config.learning_rate or 1e-4,
         ),
         nash_md=replace(
-            common, algorithm="nash_md", data=str(world.prompts), judge=str(workdir / "preference" / "policy"),
+            common, algorithm="nash_md", data=world("prompts"), judge=str(workdir / "preference" / "policy"),
             workdir=str(workdir / "nash_md"), steps=policy_steps or size.nash_md_steps,
-            batch_size=config.batch_size or 128,
-            learning_rate=config.learning_rate or 1e-3, beta=config.beta or 0.05, max_new_tokens=COMPLETION_TOKENS,
+            batch_size=config.batch_size or 128, learning_rate=config.learning_rate or 1e-3,
+            beta=config.beta or 0.05, max_new_tokens=COMPLETION_TOKENS,
         ),
     )  # fmt: skip
 
@@ -140,18 +152,8 @@ def whole_way(config: Config) -> dict:
         if config.workdir
         else default_workdir(config, identity(config, quick=config.quick))
     )
-    if config.fresh and (workdir / "world").exists():
-        for name in (
-            "world",
-            "start",
-            "tokenizer",
-            "sft",
-            "preference",
-            "dpo",
-            "nash_md",
-            "policy",
-            "figures",
-        ):
+    if config.fresh and (workdir / "world" / "world.json").exists() and jax.process_index() == 0:
+        for name in ("world", "start", "tokenizer", *Stages._fields, "preference", "policy", "figures"):
             shutil.rmtree(workdir / name, ignore_errors=True)
     if jax.process_index() == 0:
         workdir.mkdir(parents=True, exist_ok=True)
@@ -270,19 +272,26 @@ def on_embedded_task(config: Config) -> Config:
     size = QUICK if config.quick else FULL
     home = Path("runs") / f"embedded-{config.gold}-{config.seed}{'-quick' if config.quick else ''}"
     stages = prepare(config, home, size)
-    if config.algorithm == "sft":
-        own = stages.sft
-    else:
+    if config.plan:
+        # A plan needs shapes alone, and those of the start are those of every policy after it.
+        require(
+            config.algorithm not in ("nash_md", "best_of_n"), "--plan", f"{config.algorithm} without files",
+            "--model, --data and --judge", "Name them, or plan another algorithm.",
+        )  # fmt: skip
+    elif config.algorithm != "sft":
         run(stages.sft)
         if config.algorithm in ("nash_md", "best_of_n"):
             run(stages.judge)
-        own = {
-            "preference": stages.judge,
-            "reward": replace(stages.judge, algorithm="reward"),
-            "dpo": stages.dpo,
-            "nash_md": stages.nash_md,
-            "best_of_n": replace(stages.nash_md, algorithm="best_of_n", steps=1),
-        }[config.algorithm or ""]
+    own = {
+        "sft": stages.sft,
+        "preference": stages.judge,
+        "reward": replace(stages.judge, algorithm="reward"),
+        "dpo": stages.dpo,
+        "nash_md": stages.nash_md,
+        "best_of_n": replace(stages.nash_md, algorithm="best_of_n", steps=1),
+    }[config.algorithm or ""]
+    if config.plan:
+        own = replace(own, model=stages.sft.model, plan=True)
     given = {
         name: getattr(config, name)
         for name in ("steps", "batch_size", "micro_batch_size", "learning_rate")

@@ -83,7 +83,7 @@ def draw_overview(path: Path, report: Mapping[str, Any]) -> None:
         wins.text(-0.45, top + 0.008, "exact best response to SFT", fontsize=7.5)
         wins.plot([], [], "o", color="k", label="gold judge")
         wins.plot([], [], "s", color="k", mfc="white", label="learned judge")
-        wins.legend(loc="lower right", fontsize=7.5)
+        wins.legend(loc="lower left", bbox_to_anchor=(0.02, 0.1), fontsize=7.5)
         wins.set_xticks(range(len(others)), others)
         wins.set_xlim(-0.5, len(others) - 0.5)
         wins.set_ylim(0.45, 1.04)
@@ -98,7 +98,7 @@ def draw_overview(path: Path, report: Mapping[str, Any]) -> None:
             )  # fmt: skip
         frontier.axhline(report["optimum"]["gold_value"], color="k", lw=0.8, ls="--")
         frontier.text(0, report["optimum"]["gold_value"], " exact optimum", va="bottom", fontsize=7.5)
-        frontier.legend(fontsize=7.5, loc="center right")
+        frontier.legend(fontsize=7.5, loc="lower right")
         frontier.set_xlabel("KL to SFT, nats a completion")
         frontier.set_title(f"gold value: {report['gold_value_is']}")
         _save(figure, path)

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -112,8 +113,11 @@ def load(config: Config, directory: str, **head: Any) -> tuple[Policy, Any]:
 def load_reference(config: Config, policy: Policy) -> Any:
     """π₀, in arrays of its own: a training step consumes the parameters that it is given."""
     other, params = load(config, config.reference)
+    same = replace(
+        other.config, initializer_range=policy.config.initializer_range
+    )  # which only a new model reads
     require(
-        other.config == policy.config, "--reference", f"{config.reference} is {other.config}",
+        same == policy.config, "--reference", f"{config.reference} is {other.config}",
         f"the architecture of --model, {policy.config}", "Take the model that training started from.",
     )  # fmt: skip
     return params

@@ -103,7 +103,9 @@ def run(config: Config) -> Outcome:
     open_workdir(workdir, config, who)
     if config.algorithm == "best_of_n":
         return Outcome(workdir, *run_best_of_n(config, workdir, source.rows, source.tokenizer))
-    return train(config, workdir, source, who)
+    outcome = train(config, workdir, source, who)
+    wait_for_all("exported")
+    return outcome
 
 
 def train(config: Config, workdir: Path, source: Input, who: dict) -> Outcome:
@@ -267,22 +269,28 @@ def open_workdir(workdir: Path, config: Config, who: dict) -> None:
     """Makes the workdir, or clears what an earlier run left there (`--fresh`), and writes config.json."""
     ours = ("checkpoints", "best", "tensorboard", "figures", "policy", "metrics.jsonl", "report.md", "report.json",
             "config.json", "completions.jsonl")  # fmt: skip
+    # On every process: one that stops alone leaves the others waiting for it.
+    require(
+        workdir.is_dir() or not workdir.exists(),
+        "--workdir",
+        f"{workdir} is a file",
+        "a directory",
+        "Name another.",
+    )
     if jax.process_index() == 0:
-        require(
-            workdir.is_dir() or not workdir.exists(),
-            "--workdir",
-            f"{workdir} is a file",
-            "a directory",
-            "Name another.",
-        )
         for name in ours if config.fresh else ():
             path = workdir / name
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
         workdir.mkdir(parents=True, exist_ok=True)
         if not (workdir / "config.json").exists():
             write_json(workdir / "config.json", {"settings": vars(config), "identity": who})
+    wait_for_all("workdir")
+
+
+def wait_for_all(name: str) -> None:
+    """Returns when every process is here; what the first one has written is then there for all."""
     if jax.process_count() > 1:
-        multihost_utils.sync_global_devices("workdir")
+        multihost_utils.sync_global_devices(name)
 
 
 def export(

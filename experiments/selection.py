@@ -82,6 +82,8 @@ def run_best_of_n(config: Config, workdir: Path, rows: TokenRows, tokenizer) -> 
         for i, ids in enumerate(kept)
     ]
     target = workdir / "completions.jsonl"
+    if jax.process_index() != 0:
+        return target, {}
     write_text(target, "".join(f"{line}\n" for line in lines))
     mean = float(np.mean(preferences))
     summary = {

@@ -30,7 +30,7 @@ class Policy:
 
 
 def init(config: DecoderConfig, key: Key[Array, ""]) -> tuple[Policy, PyTree]:
-    """A decoder with random parameters: matrices normal with standard deviation 0.02, norms 1.
+    """A decoder with random parameters: matrices normal with standard deviation `config.initializer_range`, norms 1.
 
     Args:
       config: its shape.

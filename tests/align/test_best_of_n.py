@@ -39,7 +39,9 @@ def test_no_pair_is_judged_twice():
     judged = []
 
     def judge(_, first, second):
-        jax.debug.callback(lambda a, b: judged.append((int(a), int(b))), first["tokens"][0, 1], second["tokens"][0, 1])
+        jax.debug.callback(
+            lambda a, b: judged.append((int(a), int(b))), first["tokens"][0, 1], second["tokens"][0, 1]
+        )
         return jnp.full(first["lengths"].shape, 0.25)
 
     table = round_robin(judge, None, candidates(np.arange(4)[:, None]))

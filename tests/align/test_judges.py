@@ -61,7 +61,10 @@ def score_of(policy, params, tokens):
 def test_a_reward_judge_compares_two_numbers_and_is_transitive():
     judge, policy, params = judge_of("reward")
     p = judge(params, padded(FIRST), padded(SECOND))
-    want = [score_of(policy, params, x + y)[0] - score_of(policy, params, x + z)[0] for (x, y), (_, z) in zip(FIRST, SECOND, strict=True)]
+    want = [
+        score_of(policy, params, x + y)[0] - score_of(policy, params, x + z)[0]
+        for (x, y), (_, z) in zip(FIRST, SECOND, strict=True)
+    ]
     np.testing.assert_allclose(logit(p), want, atol=2e-5)
     q = judge(params, padded(SECOND), padded(THIRD))
     r = judge(params, padded(FIRST), padded(THIRD))

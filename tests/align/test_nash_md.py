@@ -80,9 +80,7 @@ def prompts_of(rows, microbatches=1):
 
 @partial(jax.jit, static_argnames=("policy", "judge", "coef"))
 def rolled(policy, judge, coef, params, reference, table, batch, key):
-    rollout = nash_md_rollout(
-        policy, judge, max_new_tokens=ROOM, stop_tokens=(STOP,), mixture_coef=coef
-    )
+    rollout = nash_md_rollout(policy, judge, max_new_tokens=ROOM, stop_tokens=(STOP,), mixture_coef=coef)
     return rollout(params, reference, table, batch, key)
 
 
@@ -152,8 +150,13 @@ def test_samples_follow_the_policy_and_the_token_mixture():
     def counted(drawn):
         return np.bincount(drawn, minlength=N) / len(drawn)
 
-    mixture, exact = np.exp(token_mixture(policy, params, reference, 0.375)), np.exp(exact_logp(policy, params))
-    away = [np.abs(counted(other) - p).sum() / 2 for p in (mixture, exact, np.exp(exact_logp(policy, reference)))]
+    mixture, exact = (
+        np.exp(token_mixture(policy, params, reference, 0.375)),
+        np.exp(exact_logp(policy, params)),
+    )
+    away = [
+        np.abs(counted(other) - p).sum() / 2 for p in (mixture, exact, np.exp(exact_logp(policy, reference)))
+    ]
     assert np.abs(counted(own) - exact).sum() / 2 < 0.02
     assert away[0] < 0.02
     assert min(away[1:]) > 0.06
@@ -187,13 +190,16 @@ def test_where_the_policy_is_the_reference_ratio_is_1_and_kl_0():
     assert set(np.asarray(batch["preference"])) <= set(np.asarray(cyclic()).reshape(-1))
     assert summed["loss"].weight == 64
 
-    # Of weight 0, whatever they hold.
+
+def test_rows_of_weight_0_may_even_be_nan():
+    policy, params, reference = policy_and_reference()
+    batch = rolled(policy, by_table, 0.125, params, reference, cyclic(), prompts_of(64), jax.random.key(0))
+    batch = jax.tree.map(lambda leaf: leaf[0], batch)
+    objective = nash_md_objective(policy, beta=0.1, max_new_tokens=ROOM)
     weight = jnp.ones(64).at[:8].set(0.0)
     spoilt = {**batch, "weight": weight, "preference": jnp.where(weight == 0, jnp.nan, batch["preference"])}
-    grads = [
-        jax.jit(jax.grad(lambda params, b: mean_of(objective(params, b, None))["loss"]))(params, b)
-        for b in ({**batch, "weight": weight}, spoilt)
-    ]
+    gradient = jax.jit(jax.grad(lambda params, batch: mean_of(objective(params, batch, None))["loss"]))
+    grads = [gradient(params, b) for b in ({**batch, "weight": weight}, spoilt)]
     for want, got in zip(*map(jax.tree.leaves, grads), strict=True):
         np.testing.assert_allclose(got, want, atol=1e-6)
 
@@ -205,18 +211,17 @@ def test_devices_do_not_change_what_is_drawn():
     args = params, reference, cyclic()
     cut = jax.tree.map(lambda leaf: leaf.reshape(2, 8, *leaf.shape[2:]), batch)
     alone = rolled(policy, by_table, 0.25, *args, cut, key)
-    for axes in ({"data": 8}, {"data": 4, "fsdp": 2}):
-        placed = place(jax.tree.map(lambda leaf: leaf[0], batch), make_mesh(**axes), 2)
-        together = rolled(policy, by_table, 0.25, *args, placed, key)
-        np.testing.assert_array_equal(together["completion"]["tokens"], alone["completion"]["tokens"])
-        np.testing.assert_array_equal(together["preference"], alone["preference"])
+    placed = place(jax.tree.map(lambda leaf: leaf[0], batch), make_mesh(data=4, fsdp=2), 2)
+    together = rolled(policy, by_table, 0.25, *args, placed, key)
+    np.testing.assert_array_equal(together["completion"]["tokens"], alone["completion"]["tokens"])
+    np.testing.assert_array_equal(together["preference"], alone["preference"])
     assert (alone["completion"]["tokens"][0] != alone["completion"]["tokens"][1]).any()
     np.testing.assert_array_equal(alone["index"], cut["index"])
 
 
 @partial(jax.jit, static_argnames=("policy", "steps", "rows"))
 def trained(policy, params, reference, table, key, *, steps=300, rows=256):
-    """Nash-MD-PG by self-play (c = 0), from samples alone."""
+    """log π of every completion after Nash-MD-PG by self-play (c = 0), from samples alone."""
     rollout = nash_md_rollout(policy, by_table, max_new_tokens=ROOM, stop_tokens=(STOP,), mixture_coef=0.0)
     objective = nash_md_objective(policy, beta=0.2, max_new_tokens=ROOM)
     optimizer = optax.adam(optax.cosine_decay_schedule(0.02, steps))
@@ -243,6 +248,5 @@ def test_from_samples_it_learns_the_regularised_nash_policy(game):
         return float(jnp.exp(nash) @ (nash - logp))
 
     logp = trained(policy, reference, reference, game(), jax.random.key(11))
-    print("DIVERGENCE", game.__name__, divergence(reference_logp), divergence(logp))
     assert divergence(reference_logp) > 0.2
-    assert divergence(logp) < 0.02
+    assert divergence(logp) < 0.01

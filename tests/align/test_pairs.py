@@ -67,7 +67,10 @@ def every_mean(policy, params, batch):
 # The values are those of β = 0.1 and ε = 0.1.
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("sigmoid", math.log(2)), ("ipo", 25.0), ("hinge", 1.0), ("robust", math.log(2)), ("apo_zero", 1.0), ("sppo_hard", 50.0)],
+    [
+        ("sigmoid", math.log(2)), ("ipo", 25.0), ("hinge", 1.0),
+        ("robust", math.log(2)), ("apo_zero", 1.0), ("sppo_hard", 50.0),
+    ],
 )  # fmt: skip
 def test_the_loss_at_the_start(name, value):
     paired = PAIRED_LOSSES[name]
@@ -90,7 +93,8 @@ def log_ratios():
     batch = batch_of(4)
     texts = [listed(batch[side]) for side in SIDES]
     ratios = [
-        [brute_force(policy, params, x, y) - brute_force(policy, reference, x, y) for x, y in side] for side in texts
+        [brute_force(policy, params, x, y) - brute_force(policy, reference, x, y) for x, y in side]
+        for side in texts
     ]
     return np.array(ratios), np.array([[len(y) for _, y in side] for side in texts])
 
@@ -263,7 +267,9 @@ def test_rows_of_weight_0_are_absent(name):
     batch = with_reference(policy, reference, batch_of(16))
     other = with_reference(policy, reference, batch_of(16, seed=3))
     weight = jnp.ones(16).at[jnp.array([0, 5, 15])].set(0.0)
-    mixed = jax.tree.map(lambda a, b: jnp.where(weight.reshape(-1, *[1] * (a.ndim - 1)) == 0, b, a), batch, other)
+    mixed = jax.tree.map(
+        lambda a, b: jnp.where(weight.reshape(-1, *[1] * (a.ndim - 1)) == 0, b, a), batch, other
+    )
     want = at_once(by_choice(policy), params, choosing(name, {**batch, "weight": weight}))
     assert_same(at_once(by_choice(policy), params, choosing(name, {**mixed, "weight": weight})), want)
     means, _ = want

@@ -19,7 +19,9 @@ def padded(texts, *, width=WIDTH, fill=0):
     tokens = np.full((len(texts), width), fill, np.int32)
     for row, (prompt, completion) in zip(tokens, texts, strict=True):
         row[: len(prompt) + len(completion)] = prompt + completion
-    prompts, whole = (np.array(n, np.int32) for n in zip(*[(len(x), len(x + y)) for x, y in texts], strict=True))
+    prompts, whole = (
+        np.array(n, np.int32) for n in zip(*[(len(x), len(x + y)) for x, y in texts], strict=True)
+    )
     return {"tokens": jnp.array(tokens), "prompt_lengths": jnp.array(prompts), "lengths": jnp.array(whole)}
 
 
@@ -51,7 +53,9 @@ def test_stacked_rows_alternate_and_lose_nothing(pairs, fill):
 @settings(max_examples=40, deadline=None)
 def test_joined_is_the_first_row_and_then_the_second_completion(pairs, fill):
     first, second = ([pair[i] for pair in pairs] for i in (0, 1))
-    rows = joined(padded(first, fill=fill), padded(second, width=WIDTH + 2, fill=fill), max_completion=COMPLETION)
+    rows = joined(
+        padded(first, fill=fill), padded(second, width=WIDTH + 2, fill=fill), max_completion=COMPLETION
+    )
     assert rows["tokens"].shape == (3, WIDTH + COMPLETION)
     assert listed(rows) == [(x, y + other) for (x, y), (_, other) in pairs]
 

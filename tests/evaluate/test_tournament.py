@@ -14,7 +14,10 @@ THEIRS = [["u", "uuuu"], ["vvv", "v"]]
 def by_length(prompts, completions, others):
     """Depends on all three, so that no two may change places; longer is better."""
     return np.array(
-        [0.5 + (len(y) - len(z)) / 10 + len(x) / 100 for x, y, z in zip(prompts, completions, others, strict=True)]
+        [
+            0.5 + (len(y) - len(z)) / 10 + len(x) / 100
+            for x, y, z in zip(prompts, completions, others, strict=True)
+        ]
     )
 
 
@@ -80,7 +83,7 @@ def test_certain_judges_are_believed():
 
 @pytest.mark.parametrize("others", [THEIRS[:1], [*THEIRS, ["w", "w"]]])
 def test_a_policy_must_answer_every_prompt(others):
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match="argument|prompts"):
         cross_preferences(by_length, PROMPTS, OURS, others)
 
 

@@ -121,7 +121,8 @@ def test_early_stopping_keeps_the_best_state(tmp_path):
     [
         (["--algorithm", "dpo", "--data", "x"], "--model: nothing"),
         (["--algorithm", "dpo", "--model", "x"], "--data: nothing"),
-        (["--model", "x"], "without --algorithm"),
+        (["--model", "x"], "--algorithm: nothing"),
+        (["--plan"], "--algorithm: nothing"),
         (["--algorithm", "dpo", "--loss", "simgoid", "--model", "x", "--data", "y"], "sigmoid, ipo"),
         (["--algorithm", "nash_md", "--model", "x", "--data", "y"], "--judge: nothing"),
         (["--beta", "-1"], "--beta"),
