@@ -27,7 +27,16 @@ from experiments.settings import Config, check_settings, default_workdir, identi
 from prefjax.checks import InputError, refuse, require
 from prefjax.data import PROMPT_COMPLETION, load_tokenizer, read_jsonl, train_tokenizer, write_world
 from prefjax.policy import DecoderConfig, init, save_huggingface
-from prefjax.train import NonFinite, markdown_table, start_processes, write_json, write_report
+from prefjax.train import (
+    NonFinite,
+    devices_in,
+    markdown_table,
+    parse_mesh,
+    stand_in,
+    start_processes,
+    write_json,
+    write_report,
+)
 
 
 class Size(NamedTuple):
@@ -57,6 +66,8 @@ COMPLETION_TOKENS = 24
 def main(config: Config) -> dict:
     """Runs what the flags ask for; returns the numbers of the report."""
     check_settings(config)
+    if config.plan and config.mesh:
+        stand_in(devices_in(parse_mesh(config.mesh)))
     start_processes()
     if config.algorithm is None and not (config.model or config.data or config.plan):
         return whole_way(config)

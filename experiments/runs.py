@@ -1,7 +1,6 @@
 """One algorithm, from a model directory and a data file to a workdir. `run(config)` is what --algorithm does."""
 
 import math
-import os
 import shutil
 import sys
 from collections.abc import Callable
@@ -45,6 +44,7 @@ from prefjax.train import (
     Validation,
     check_division,
     describe_plan,
+    devices_in,
     devices_of,
     fit,
     init_state,
@@ -340,11 +340,7 @@ def export(
 def plan(config: Config, source: Input) -> dict:
     """`--plan`: the very step that the command would run, compiled for its mesh of a named chip, and not run."""
     axes = parse_mesh(config.mesh or "data=1")
-    count = axes.get("data", 1) * axes.get("fsdp", 1) * axes.get("tensor", 1)
-    # Read when JAX first looks for devices, which it has not done yet; harmless where they are real.
-    os.environ["XLA_FLAGS"] = (
-        f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={count}"
-    )
+    count = devices_in(axes)
     mesh = make_mesh(**axes, devices=devices_of(config.chip, count))
     microbatches = check_division(config.batch_size or 0, config.micro_batch_size or 0, mesh)
     problem = problem_of(config, source)

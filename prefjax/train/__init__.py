@@ -9,6 +9,7 @@ from prefjax.train.loop import Validation as Validation
 from prefjax.train.loop import fit as fit
 from prefjax.train.mesh import check_division as check_division
 from prefjax.train.mesh import copied as copied
+from prefjax.train.mesh import devices_in as devices_in
 from prefjax.train.mesh import make_mesh as make_mesh
 from prefjax.train.mesh import parse_mesh as parse_mesh
 from prefjax.train.mesh import place as place
@@ -23,6 +24,7 @@ from prefjax.train.plan import CHIPS as CHIPS
 from prefjax.train.plan import describe_plan as describe_plan
 from prefjax.train.plan import devices_of as devices_of
 from prefjax.train.plan import make_plan as make_plan
+from prefjax.train.plan import stand_in as stand_in
 from prefjax.train.report import markdown_table as markdown_table
 from prefjax.train.report import write_json as write_json
 from prefjax.train.report import write_report as write_report

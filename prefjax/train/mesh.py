@@ -74,6 +74,11 @@ def parse_mesh(text: str) -> MeshAxes:
     return sizes
 
 
+def devices_in(axes: MeshAxes) -> int:
+    """How many devices a mesh of these axes has."""
+    return axes.get("data", 1) * axes.get("fsdp", 1) * axes.get("tensor", 1)
+
+
 def copied(tree: PyTree, mesh: Mesh) -> PyTree:
     """Shardings for `tree`: every device holds all of it."""
     return jax.tree.map(lambda _: NamedSharding(mesh, PartitionSpec()), tree)

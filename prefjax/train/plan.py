@@ -63,6 +63,13 @@ class Plan(NamedTuple):
         return max(self.compute_seconds, self.memory_seconds, self.network_seconds)
 
 
+def stand_in(count: int) -> None:
+    """Lets this program see `count` devices of its own processor. Call before JAX first looks for devices."""
+    os.environ["XLA_FLAGS"] = (
+        f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={count}"
+    )
+
+
 def devices_of(chip: str, count: int) -> Sequence[Any]:
     """`count` devices to compile for: described TPUs if the TPU compiler is installed, else what is here.
 
@@ -120,9 +127,7 @@ def make_plan(step: Any, *arguments: Any, chip: str, parameters: int, devices: i
     sent = sum(size for _, size in collectives.values())
     return Plan(
         chip=chip,
-        compiled_by="tpu"
-        if chip in TPUS and "tpu" in str(jax.tree.leaves(arguments)[0].sharding).lower()
-        else jax.default_backend(),
+        compiled_by=_first_device(arguments).platform,
         devices=devices,
         parameters=parameters,
         flops=flops,
@@ -172,6 +177,10 @@ def count_collectives(program: str) -> dict[str, tuple[int, int]]:
         for dtype, extent in re.findall(r"(\w+)\[([\d,]*)\]", shapes):
             size[kind] += _BYTES.get(dtype, 4) * math.prod(int(n) for n in extent.split(",") if n)
     return {kind: (number[kind], size[kind]) for kind in _COLLECTIVES if number[kind]}
+
+
+def _first_device(arguments: Any) -> Any:
+    return next(iter(jax.tree.leaves(arguments)[0].sharding.device_set))
 
 
 def _matrix_flops(jaxpr: Any) -> float:

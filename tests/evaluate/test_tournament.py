@@ -83,7 +83,7 @@ def test_certain_judges_are_believed():
 
 @pytest.mark.parametrize("others", [THEIRS[:1], [*THEIRS, ["w", "w"]]])
 def test_a_policy_must_answer_every_prompt(others):
-    with pytest.raises(ValueError, match="argument|prompts"):
+    with pytest.raises(ValueError, match=r"argument|prompts"):
         cross_preferences(by_length, PROMPTS, OURS, others)
 
 
