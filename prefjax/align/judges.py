@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from prefjax.align.rows import joined, stacked
+from prefjax.checks import require
 from prefjax.losses import bradley_terry_loss, preference_model_loss
 from prefjax.policy import Policy, scores
 from prefjax.rewards import bradley_terry_probability, two_input_probability
@@ -26,7 +27,8 @@ PreferenceForm = Literal["joint", "bilinear"]
 
 
 def rewards(policy: Policy, params: PyTree, rows: dict) -> Float[Array, " B"]:
-    """r(x, y): the score at the last token of the completion."""
+    """r(x, y): the score at the last token of the completion. Raises InputError unless the model has one score."""
+    _check_head(policy, "reward")
     return scores(policy, params, rows["tokens"], rows["lengths"])[:, 0]
 
 
@@ -43,7 +45,11 @@ def antisymmetric_score(
 def both_orders(
     policy: Policy, params: PyTree, first: dict, second: dict, *, form: PreferenceForm, max_completion: int
 ) -> tuple[Float[Array, " B"], Float[Array, " B"]]:
-    """s(x, y, y') and s(x, y', y) of a two-input model of either form."""
+    """s(x, y, y') and s(x, y', y) of a two-input model of either form.
+
+    Raises: InputError when the model's number of scores does not fit the form.
+    """
+    _check_head(policy, form)
     if form == "joint":
         orders = stacked(
             joined(first, second, max_completion=max_completion),
@@ -122,3 +128,12 @@ def preference_judge(policy: Policy, *, form: PreferenceForm, max_completion: in
 def _half_ties(margin: Float[Array, " B"]) -> Float[Array, " B"]:
     # A tie is half right; counted as wrong, an untrained constant model would score 0.
     return jnp.where(margin == 0, 0.5, (margin > 0).astype(jnp.float32))
+
+
+def _check_head(policy: Policy, judge: str) -> None:
+    k = policy.config.num_scores
+    good = k >= 2 and k % 2 == 0 if judge == "bilinear" else k == 1
+    require(
+        good, f"{judge} judge", f"a model with {k} scores",
+        "an even number of scores, 2 or more" if judge == "bilinear" else "one score", "Load it with that num_scores.",
+    )  # fmt: skip

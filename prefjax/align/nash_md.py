@@ -42,17 +42,22 @@ def nash_md_rollout(
     ):
         def one(microbatch_and_index):
             microbatch, index = microbatch_and_index
-            own_key, other_key = jax.random.split(jax.random.fold_in(key, index))
             prompts = microbatch["prompt"]
+            # A key for each row of the whole batch: how it is cut into microbatches does not change a draw.
+            row = index * prompts["lengths"].shape[0] + jnp.arange(prompts["lengths"].shape[0])
+            keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, row)
+            own_keys, other_keys = (
+                jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, who) for who in (0, 1)
+            )
 
-            def draw(key, mixture):
+            def draw(keys, mixture):
                 return sample(
-                    policy, params, prompts["tokens"], prompts["lengths"], key,
+                    policy, params, prompts["tokens"], prompts["lengths"], keys,
                     max_new_tokens=max_new_tokens, temperature=temperature, stop_tokens=stop_tokens, mixture=mixture,
                 )  # fmt: skip
 
-            own = draw(own_key, None)
-            other = draw(other_key, Mixture(reference_params, mixture_coef))
+            own = draw(own_keys, None)
+            other = draw(other_keys, Mixture(reference_params, mixture_coef))
             reference_logp = summed_logps(
                 policy, reference_params, rows_of(own), max_completion=max_new_tokens
             )
@@ -83,16 +88,20 @@ def nash_md_objective(policy: Policy, *, beta: float, max_new_tokens: int) -> Ca
         del key
         rows = batch["completion"]
         logp = summed_logps(policy, params, rows, max_completion=max_new_tokens)
+        # A row of weight 0 is absent also from the gradient, where 0 times nan would be nan.
+        absent = batch["weight"] == 0
+        reference_logp = jnp.where(absent, 0.0, rows["reference_logp"])
+        preference = jnp.where(absent, 0.5, batch["preference"])
         return {
             name: Weighted.of(values, batch["weight"])
             for name, values in {
                 "logps": logp,
                 "ratio": jnp.exp(logp - rows["behaviour_logp"]),
-                "kl": logp - rows["reference_logp"],
-                "preference": batch["preference"],
+                "kl": logp - reference_logp,
+                "preference": preference,
                 "completions/length": completion_lengths(rows),
                 "completions/stopped": rows["stopped"],
-                "loss": nash_md_loss(logp, rows["reference_logp"], batch["preference"], beta=beta),
+                "loss": nash_md_loss(logp, reference_logp, preference, beta=beta),
             }.items()
         }
 

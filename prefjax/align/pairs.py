@@ -67,8 +67,10 @@ def paired_objective(
         chosen, rejected = batch["chosen"], batch["rejected"]
         both = summed_logps(policy, params, stacked(chosen, rejected), max_completion=max_completion)
         chosen_logp, rejected_logp = both.reshape(-1, 2).T
-        chosen_logratio = chosen_logp - chosen["reference_logp"]
-        rejected_logratio = rejected_logp - rejected["reference_logp"]
+        # Here and not after the loss alone: 0 times the slope of a loss at nan is nan.
+        absent = batch["weight"] == 0
+        chosen_logratio = jnp.where(absent, 0.0, chosen_logp - chosen["reference_logp"])
+        rejected_logratio = jnp.where(absent, 0.0, rejected_logp - rejected["reference_logp"])
         loss = call_by_name(
             paired.loss,
             chosen_logratio=chosen_logratio / _lengths(paired, chosen),

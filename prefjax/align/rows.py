@@ -28,7 +28,10 @@ def stacked(*parts: dict) -> Rows:
 
 
 def joined(first: dict, second: dict, *, max_completion: int) -> Rows:
-    """Prompt, first completion, second completion in one row: what a two-input preference model reads."""
+    """Prompt, first completion, second completion in one row: what a two-input preference model reads.
+
+    The end-of-sequence token of the first completion is the boundary. Of the second, `max_completion` tokens fit.
+    """
     width = first["tokens"].shape[1] + max_completion
     at = jnp.arange(width)[None, :]
     start = first["lengths"][:, None]
@@ -39,7 +42,7 @@ def joined(first: dict, second: dict, *, max_completion: int) -> Rows:
         jnp.take_along_axis(first["tokens"], jnp.broadcast_to(here, (start.shape[0], width)), axis=1),
         jnp.take_along_axis(second["tokens"], there, axis=1),
     )
-    lengths = first["lengths"] + second["lengths"] - second["prompt_lengths"]
+    lengths = first["lengths"] + jnp.minimum(second["lengths"] - second["prompt_lengths"], max_completion)
     return {"tokens": tokens, "prompt_lengths": first["prompt_lengths"], "lengths": lengths}
 
 

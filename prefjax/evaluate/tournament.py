@@ -27,7 +27,8 @@ def cross_preferences(
     Returns: [prompts, K, L]; its mean is an unbiased estimate of P(π ≻ π'), without sampling whom to pair.
     Raises: InputError when the judge returns another number of probabilities, nan, or leaves [0, 1].
     """
-    k, n = len(completions[0]), len(others[0])
+    require(len(prompts) > 0, "tournament", "no prompt", "at least one", "Give it prompts to judge at.")
+    k, n = (_equally_many(texts, len(prompts)) for texts in (completions, others))
     rows = [
         (prompt, mine, theirs)
         for prompt, own, other in zip(prompts, completions, others, strict=True)
@@ -46,6 +47,16 @@ def cross_preferences(
         "Mend the judge.",
     )  # fmt: skip
     return judged.reshape(len(prompts), k, n)
+
+
+def _equally_many(texts: Sequence[Sequence[str]], prompts: int) -> int:
+    counts = [len(answers) for answers in texts]
+    require(
+        len(counts) == prompts and len(set(counts)) == 1 and counts[0] > 0, "tournament",
+        f"completions of {len(counts)} prompts, {min(counts, default=0)} to {max(counts, default=0)} of each",
+        f"equally many, and at least one, for each of {prompts} prompts", "Sample every prompt equally often.",
+    )  # fmt: skip
+    return counts[0]
 
 
 def tournament(
