@@ -13,7 +13,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from tqdm.auto import tqdm
 
-from prefjax.train.checkpoint import Checkpoints
+from prefjax.train.checkpoint import Checkpoints, abstract_state
 from prefjax.train.metrics import Metrics
 from prefjax.train.step import TrainState
 
@@ -85,10 +85,7 @@ def fit(
     """
     memory: dict[str, Any] = {"best": None, "best_step": None, "failed": 0, "ended": None}
     if checkpoints.latest() is not None:
-        abstract = jax.tree.map(
-            lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), state, placed
-        )
-        state, cursor = checkpoints.restore(abstract)
+        state, cursor = checkpoints.restore(abstract_state(state, placed))
         batches.set_state(cursor["data"])
         memory = cursor["memory"]
     done = int(state.step)
@@ -111,8 +108,7 @@ def fit(
                 f"{title}, step {number}: {bad} is {values[bad]} (the first bad term; in order of computation: "
                 f"{', '.join(f'{k}={v:.4g}' for k, v in values.items())}). Rows of the batch: "
                 f"{(name_rows or _rows)(rows)}. Nothing after step {checkpoints.latest() or 0} was saved. "
-                "Look at these rows, "
-                "or lower --learning-rate."
+                "Look at these rows, or lower --learning-rate."
             )
         if number == 1 and expect_first is not None:
             expect_first(values)
@@ -155,10 +151,7 @@ def fit(
     checkpoints.wait()
     if validation is not None and validation.best is not None and memory["best_step"] is not None:
         validation.best.wait()
-        abstract = jax.tree.map(
-            lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), state, placed
-        )
-        state, _ = validation.best.restore(abstract, memory["best_step"])
+        state, _ = validation.best.restore(abstract_state(state, placed), memory["best_step"])
     return Fitted(state, memory["ended"], memory["best"])
 
 
