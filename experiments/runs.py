@@ -183,6 +183,7 @@ def with_defaults(config: Config) -> Config:
         batch_size=batch_size,
         micro_batch_size=config.micro_batch_size or batch_size,
         learning_rate=config.learning_rate or LEARNING_RATES[algorithm],
+        overlong=config.overlong or ("skip" if algorithm == "reward" else "truncate"),
     )
 
 
@@ -193,7 +194,7 @@ def read_input(config: Config) -> Input:
 
     def read(path: str) -> tuple[TokenRows, Identity]:
         records = prepare_jsonl(path, kind, bad=config.bad_rows)
-        rows = tokenise(records, tokenizer, max_length=config.max_length, overlong=config.overlong)
+        rows = tokenise(records, tokenizer, max_length=config.max_length, overlong=config.overlong or "truncate")
         left_out = {
             **records.skipped,
             **{k: n for k, n in rows.counts.items() if k not in ("rows", "kept") and n},

@@ -70,8 +70,9 @@ class Config:
     """best_of_n: n."""
     max_length: int = 1024
     """Longest row (prompt and completion), in tokens."""
-    overlong: Literal["truncate", "skip", "error"] = "truncate"
-    """What to do with longer rows; truncation keeps the start, as TRL does."""
+    overlong: Literal["truncate", "skip", "error"] | None = None
+    """What to do with longer rows: keep the start, leave out and count, or stop. As TRL's trainers do unless given:
+    reward leaves them out, the others keep the start."""
     bad_rows: Literal["error", "skip"] = "error"
     """What to do with rows that cannot be used: stop with file and line, or leave out and count."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
