@@ -13,6 +13,7 @@ import numpy as np
 
 from prefjax.checks import require
 from prefjax.data.menu import DISHES, NAMES, NUMBERS, Form, Wish, gold_preference, read_wish, write_reply
+from prefjax.data.tokenisers import quiet_transformers
 
 # No template starts with a name, so that a name is the same token in a prompt and in a reply.
 TEMPLATES = (
@@ -164,7 +165,6 @@ def train_tokenizer(
     """
     # Only here: the other files need numpy alone.
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import PreTrainedTokenizerFast
 
     tokenizer = Tokenizer(models.BPE(unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -172,7 +172,7 @@ def train_tokenizer(
     specials = ["<pad>", "</s>", "<unk>"]
     trainer = trainers.BpeTrainer(vocab_size=vocab_size, special_tokens=specials, show_progress=False)
     tokenizer.train_from_iterator(texts, trainer)
-    fast = PreTrainedTokenizerFast(
+    fast = quiet_transformers().PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>", unk_token="<unk>",
         clean_up_tokenization_spaces=False,
     )  # fmt: skip

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from prefjax.checks import refuse, require
@@ -13,6 +14,14 @@ VOCABULARIES = (
     "tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "sentencepiece.bpe.model",
     "tekken.json", "tiktoken.model",
 )  # fmt: skip
+
+
+def quiet_transformers() -> ModuleType:
+    """`transformers`, imported when first needed, and silent about a torch that tokenisers do not need."""
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
+    import transformers
+
+    return transformers
 
 
 def load_tokenizer(directory: str | os.PathLike[str]) -> Any:
@@ -35,11 +44,8 @@ def load_tokenizer(directory: str | os.PathLike[str]) -> Any:
             f"one of {', '.join(VOCABULARIES)} is expected",
             "Save the tokeniser there with `tokenizer.save_pretrained(DIR)`.",
         )
-    # Here, so that reading records does not load transformers.
-    from transformers import AutoTokenizer
-
     try:
-        tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
+        tokenizer = quiet_transformers().AutoTokenizer.from_pretrained(path, local_files_only=True)
     except Exception as error:  # Every kind: a broken file surfaces as whatever its parser raises.
         message = " ".join(str(error).split())
         refuse(
