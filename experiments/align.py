@@ -21,8 +21,9 @@ import numpy as np
 import tyro
 
 from experiments.evaluation import Policies, evaluate
+from experiments.export import Outcome, wait_for_all
 from experiments.figures import draw_matrix, draw_overview
-from experiments.runs import Outcome, run, wait_for_all
+from experiments.runs import run
 from experiments.settings import Config, check_settings, default_workdir, identity
 from prefjax.checks import InputError, refuse, require
 from prefjax.data import PROMPT_COMPLETION, load_tokenizer, read_jsonl, train_tokenizer, write_world
@@ -321,6 +322,13 @@ def command_line(arguments: Sequence[str] | None = None) -> None:
     except (InputError, NonFinite) as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2 if isinstance(error, InputError) else 3) from None
+    except OSError as error:
+        if error.filename is None:
+            raise  # not about a file of the user's
+        print(
+            f"error: {error.filename}: {error.strerror}. Check the path and its permissions.", file=sys.stderr
+        )
+        raise SystemExit(2) from None
 
 
 if __name__ == "__main__":

@@ -1,19 +1,17 @@
 """One algorithm, from a model directory and a data file to a workdir. `run(config)` is what --algorithm does."""
 
 import math
-import shutil
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.experimental import multihost_utils
 
-from experiments.figures import draw_curves
+from experiments.export import Outcome, export, open_workdir, wait_for_all
+from experiments.inputs import Input, read_input, row_batches
 from experiments.problems import KINDS, Problem, check_start, make_problem
 from experiments.selection import run_best_of_n
 from experiments.settings import (
@@ -25,23 +23,13 @@ from experiments.settings import (
     identity,
 )
 from prefjax.checks import require
-from prefjax.data import (
-    Batches,
-    Identity,
-    TokenRows,
-    batches,
-    load_tokenizer,
-    prepare_jsonl,
-    tokenise,
-    tokenizer_fingerprint,
-)
-from prefjax.policy import save_huggingface
+from prefjax.data import TokenRows, tokenizer_fingerprint
 from prefjax.train import (
     Checkpoints,
-    Fitted,
     Metrics,
     TrainState,
     Validation,
+    abstract_state,
     check_division,
     describe_plan,
     devices_in,
@@ -54,33 +42,14 @@ from prefjax.train import (
     make_plan,
     make_schedule,
     make_step,
-    markdown_table,
     parse_mesh,
     place,
-    read_metrics,
     split_over,
     spread,
-    write_json,
-    write_report,
 )
 from prefjax.types import mean_of
 
 EPOCHS = 3
-
-
-class Outcome(NamedTuple):
-    workdir: Path
-    policy: Path  # a Hugging Face directory; for best_of_n the completions that it kept
-    summary: dict
-
-
-class Input(NamedTuple):
-    """What a run reads, tokenised."""
-
-    tokenizer: Any
-    rows: TokenRows
-    held_out: TokenRows | None
-    identity: Identity  # of the file
 
 
 def run(config: Config) -> Outcome:
@@ -187,26 +156,6 @@ def with_defaults(config: Config) -> Config:
     )
 
 
-def read_input(config: Config) -> Input:
-    """Prepared rows and their tokens; what was left out is said."""
-    tokenizer = load_tokenizer(config.model)
-    kind = KINDS[config.algorithm or ""]
-
-    def read(path: str) -> tuple[TokenRows, Identity]:
-        records = prepare_jsonl(path, kind, bad=config.bad_rows)
-        rows = tokenise(records, tokenizer, max_length=config.max_length, overlong=config.overlong or "truncate")
-        left_out = {
-            **records.skipped,
-            **{k: n for k, n in rows.counts.items() if k not in ("rows", "kept") and n},
-        }
-        if left_out and jax.process_index() == 0:
-            print(f"{path}: " + ", ".join(f"{n} {reason}" for reason, n in left_out.items()), file=sys.stderr)
-        return rows, records.identity
-
-    rows, who = read(config.data)
-    return Input(tokenizer, rows, read(config.eval_data)[0] if config.eval_data else None, who)
-
-
 def problem_of(config: Config, source: Input) -> Problem:
     longest = max(rows.longest_completion() for rows in (source.rows, source.held_out) if rows is not None)
     return make_problem(config, longest=longest, stop_tokens=(source.tokenizer.eos_token_id,))
@@ -224,14 +173,6 @@ def optimizer_of(config: Config):
 
 def state_shapes(config: Config, problem: Problem, optimizer) -> TrainState:
     return jax.eval_shape(lambda p: init_state(p, optimizer, jax.random.key(config.seed)), problem.params)
-
-
-def row_batches(config: Config, rows: TokenRows, *, shuffle: bool | None = None) -> Batches:
-    return batches(
-        rows, batch_size=config.batch_size or 0, seed=config.seed,
-        shuffle=config.shuffle if shuffle is None else shuffle,
-        process_index=jax.process_index(), process_count=jax.process_count(),
-    )  # fmt: skip
 
 
 def over_held_out(config: Config, held_out: TokenRows, measured: Callable) -> Callable:
@@ -257,87 +198,6 @@ def on_mesh(params: Any, placed: Any) -> Any:
     return jax.tree.map(put, params, placed)
 
 
-def to_host(params: Any) -> Any:
-    """All of every array, on this process."""
-    return (
-        multihost_utils.process_allgather(params, tiled=True)
-        if jax.process_count() > 1
-        else jax.device_get(params)
-    )
-
-
-def open_workdir(workdir: Path, config: Config, who: dict) -> None:
-    """Makes the workdir, or clears what an earlier run left there (`--fresh`), and writes config.json."""
-    ours = ("checkpoints", "best", "tensorboard", "figures", "policy", "metrics.jsonl", "report.md", "report.json",
-            "config.json", "completions.jsonl")  # fmt: skip
-    # On every process: one that stops alone leaves the others waiting for it.
-    require(
-        workdir.is_dir() or not workdir.exists(),
-        "--workdir",
-        f"{workdir} is a file",
-        "a directory",
-        "Name another.",
-    )
-    if jax.process_index() == 0:
-        for name in ours if config.fresh else ():
-            path = workdir / name
-            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-        workdir.mkdir(parents=True, exist_ok=True)
-        if not (workdir / "config.json").exists():
-            write_json(workdir / "config.json", {"settings": vars(config), "identity": who})
-    wait_for_all("workdir")
-
-
-def wait_for_all(name: str) -> None:
-    """Returns when every process is here; what the first one has written is then there for all."""
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices(name)
-
-
-def export(
-    config: Config, workdir: Path, problem: Problem, fitted: Fitted, rows: TokenRows, before, after
-) -> Outcome:
-    """policy/ in Hugging Face form, the report and its figure."""
-    target, params = workdir / "policy", to_host(fitted.state.params)
-    if jax.process_index() != 0:
-        return Outcome(workdir, target, {})
-    save_huggingface(target, problem.policy, params, source_dir=config.model)
-    if problem.judge:
-        write_json(target / "judge.json", {"judge": problem.judge})
-    lines = read_metrics(workdir / "metrics.jsonl")
-    steps = [line for line in lines if "loss" in line]
-    first, last = steps[0], steps[-1]
-    names = [name for name in first if name not in ("step", "seconds")]
-    columns = {"first step": first, "last step": last}
-    if before:
-        columns |= {"held out, before": before, "held out, after": after}
-    table = markdown_table(
-        ["metric", *columns],
-        [[n, *(f"{c[n]:.4g}" if n in c else "" for c in columns.values())] for n in names],
-    )
-    draw_curves(workdir / "figures" / "curves.png", lines, title=config.algorithm or "")
-    took = sum(line["seconds"] for line in steps)
-    early = (
-        f", stopped early; the best state is kept (held-out loss {fitted.best_validation:.4g})"
-        if fitted.stopped_early_at
-        else ""
-    )
-    loss = f" with the loss {config.loss}" if config.algorithm == "dpo" else ""
-    text = (
-        f"# {config.algorithm}{loss}\n\n{last['step']} steps of {config.batch_size} rows{early}; {took:.1f} s. Data "
-        f"`{config.data}` ({rows.counts['kept']} rows kept of {rows.counts['rows']}), start `{config.model}`.\n\n"
-        f"{table}\n\n![curves](figures/curves.png)\n"
-    )
-    summary = {
-        "algorithm": config.algorithm, "loss": config.loss if config.algorithm == "dpo" else None,
-        "steps": last["step"],
-        "stopped_early_at": fitted.stopped_early_at, "first": first, "last": last, "held_out_before": before,
-        "held_out_after": after, "counts": rows.counts, "seconds_in_steps": took,
-    }  # fmt: skip
-    write_report(workdir, text, summary)
-    return Outcome(workdir, target, summary)
-
-
 def plan(config: Config, source: Input) -> dict:
     """`--plan`: the very step that the command would run, compiled for its mesh of a named chip, and not run."""
     axes = parse_mesh(config.mesh or "data=1")
@@ -361,9 +221,7 @@ def plan(config: Config, source: Input) -> dict:
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=split_over(mesh)),
         jax.eval_shape(problem.extend, problem.frozen, shapes, rows),
     )
-    state = jax.tree.map(
-        lambda leaf, s: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=s), shapes, placed
-    )
+    state = abstract_state(shapes, placed)
     planned = make_plan(
         make_step(problem.objective, optimizer, placed, mesh), state, batch, chip=config.chip, devices=count,
         parameters=sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(problem.params)),
