@@ -109,9 +109,10 @@ def describe(
         else ""
     )
     text = (
-        f"# {config.algorithm}{f' with the loss {loss}' if loss else ''}\n\n{last['step']} steps of "
-        f"{config.batch_size} rows{early}; {took:.1f} s. Data `{config.data}` ({rows.counts['kept']} rows kept of {rows.counts['rows']}), "
-        f"start `{config.model}`.\n\n{table}\n\n![curves](figures/curves.png)\n"
+        f"# {config.algorithm}{f' with the loss {loss}' if loss else ''}\n\n"
+        f"{last['step']} steps of {config.batch_size} rows{early}; {took:.1f} s. Start `{config.model}`, data "
+        f"`{config.data}` ({rows.counts['kept']} rows kept of {rows.counts['rows']}).\n\n"
+        f"{table}\n\n![curves](figures/curves.png)\n"
     )
     summary = {
         "algorithm": config.algorithm, "loss": loss, "steps": last["step"], "first": first, "last": last,
