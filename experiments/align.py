@@ -53,7 +53,7 @@ class Size(NamedTuple):
     samples: int
 
 
-FULL = Size(4000, 16000, 300, 500, 250, 200, 228, 8)
+FULL = Size(4000, 16000, 300, 500, 200, 200, 228, 8)
 QUICK = Size(400, 400, 30, 20, 10, 6, 24, 2)
 
 # What is small enough to learn in a minute, and learns: 2 layers of width 64 and completions of a dozen tokens.
@@ -144,7 +144,7 @@ def prepare(config: Config, workdir: Path, size: Size) -> Stages:
         dpo=replace(
             common, algorithm="dpo", data=world("pairs"), eval_data=world("pairs_validation"),
             workdir=str(workdir / "dpo"), steps=policy_steps or size.dpo_steps, batch_size=config.batch_size or 64,
-            learning_rate=config.learning_rate or 1e-4,
+            learning_rate=config.learning_rate or 1e-4, schedule="linear",
         ),
         nash_md=replace(
             common, algorithm="nash_md", data=world("prompts"), judge=str(workdir / "preference" / "policy"),
