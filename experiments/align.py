@@ -8,6 +8,7 @@ directory, and every stage below is the same `run` that a user's own files go th
 """
 
 import json
+import re
 import shutil
 import sys
 import time
@@ -17,11 +18,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import numpy as np
 import tyro
 
 from experiments.evaluation import Policies, evaluate
-from experiments.export import Outcome, wait_for_all
+from experiments.export import Outcome, check_workdir, identity_in, wait_for_all
 from experiments.figures import draw_matrix, draw_overview
 from experiments.runs import run
 from experiments.settings import Config, check_settings, default_workdir, identity
@@ -164,15 +164,18 @@ def whole_way(config: Config) -> dict:
         if config.workdir
         else default_workdir(config, identity(config, quick=config.quick))
     )
-    if config.fresh and (workdir / "world" / "world.json").exists() and jax.process_index() == 0:
-        for name in ("world", "start", "tokenizer", *Stages._fields, "preference", "policy", "figures"):
-            shutil.rmtree(workdir / name, ignore_errors=True)
+    who = json.loads(json.dumps(identity(config, quick=config.quick)))
+    before = identity_in(workdir)
+    require(
+        before in (None, who) or config.fresh, f"{workdir}", "a whole-way run with other settings",
+        "one with the same", "Name another --workdir, or start over with --fresh.",
+    )  # fmt: skip
+    check_workdir(workdir, config)
     if jax.process_index() == 0:
+        for name in ("world", "start", "tokenizer", *Stages._fields, "preference") if config.fresh else ():
+            shutil.rmtree(workdir / name, ignore_errors=True)
         workdir.mkdir(parents=True, exist_ok=True)
-        write_json(
-            workdir / "config.json",
-            {"settings": vars(config), "identity": identity(config, quick=config.quick)},
-        )
+        write_json(workdir / "config.json", {"settings": vars(config), "identity": who})
 
     stages = prepare(config, workdir, size)
     outcomes: dict[str, Outcome] = {}
@@ -263,7 +266,7 @@ Where the learned preference of a policy exceeds its gold preference, the policy
 ![who wins, and at what price](figures/overview.png)
 ![win rates](figures/win_rates.png)
 
-The whole way took {report["seconds"]:.0f} s. A sample of each policy at the first held-out prompts:
+The whole way took {report["seconds"]:.0f} s. One sample of each policy at three held-out prompts:
 
 {examples(report["examples"])}
 """
@@ -314,14 +317,14 @@ def on_embedded_task(config: Config) -> Config:
 
 def command_line(arguments: Sequence[str] | None = None) -> None:
     """Errors that a user can mend are one line, not a traceback."""
-    config = None
     try:
-        config = tyro.cli(Config, args=arguments, description=__doc__)
-        np.seterr(all="ignore")
-        main(config)
+        main(tyro.cli(Config, args=arguments, description=__doc__))
     except (InputError, NonFinite) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {as_flags(str(error))}", file=sys.stderr)
         raise SystemExit(2 if isinstance(error, InputError) else 3) from None
+    except KeyboardInterrupt:
+        print("stopped before the first step; the same command starts again.", file=sys.stderr)
+        raise SystemExit(130) from None
     except OSError as error:
         if error.filename is None:
             raise  # not about a file of the user's
@@ -329,6 +332,13 @@ def command_line(arguments: Sequence[str] | None = None) -> None:
             f"error: {error.filename}: {error.strerror}. Check the path and its permissions.", file=sys.stderr
         )
         raise SystemExit(2) from None
+
+
+def as_flags(message: str) -> str:
+    """The library's advice names its arguments; here they are flags."""
+    flags = {"bad": "bad-rows", "overlong": "overlong", "boundary": "boundary"}
+    message = re.sub(r'\b(bad|overlong|boundary)="(\w+)"', lambda m: f"--{flags[m[1]]} {m[2]}", message)
+    return re.sub(r"(?<!-)\bmax_length\b", "--max-length", message)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,10 @@
 """What a run leaves behind: its workdir, the model in Hugging Face form, a report and its figure."""
 
+import fcntl
+import json
 import shutil
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,7 +14,7 @@ from jax.experimental import multihost_utils
 from experiments.figures import draw_curves
 from experiments.problems import Problem
 from experiments.settings import Config
-from prefjax.checks import require
+from prefjax.checks import refuse, require
 from prefjax.data import TokenRows
 from prefjax.policy import save_huggingface
 from prefjax.train import Fitted, markdown_table, read_metrics, write_json, write_report
@@ -31,10 +35,12 @@ def to_host(params: Any) -> Any:
     )
 
 
-def open_workdir(workdir: Path, config: Config, who: dict) -> None:
-    """Makes the workdir, or clears what an earlier run left there (`--fresh`), and writes config.json."""
-    ours = ("checkpoints", "best", "tensorboard", "figures", "policy", "metrics.jsonl", "report.md", "report.json",
-            "config.json", "completions.jsonl")  # fmt: skip
+OURS = ("checkpoints", "best", "tensorboard", "figures", "policy", "metrics.jsonl", "report.md", "report.json",
+        "config.json", "completions.jsonl")  # fmt: skip
+
+
+def check_workdir(workdir: Path, config: Config) -> None:
+    """Refuses a workdir that is a file, a model's directory, or (with --fresh) not one of ours."""
     # On every process: one that stops alone leaves the others waiting for it.
     require(
         workdir.is_dir() or not workdir.exists(),
@@ -43,14 +49,50 @@ def open_workdir(workdir: Path, config: Config, who: dict) -> None:
         "a directory",
         "Name another.",
     )
-    if jax.process_index() == 0:
-        for name in ours if config.fresh else ():
-            path = workdir / name
-            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-        workdir.mkdir(parents=True, exist_ok=True)
-        if not (workdir / "config.json").exists():
-            write_json(workdir / "config.json", {"settings": vars(config), "identity": who})
-    wait_for_all("workdir")
+    for name in ("model", "reference", "judge"):
+        theirs = getattr(config, name)
+        require(
+            not theirs or workdir.resolve() != Path(theirs).resolve(), "--workdir", f"{workdir}, which is --{name} too",
+            "a directory for this run alone", "Name another.",
+        )  # fmt: skip
+    require(
+        not config.fresh or not workdir.exists() or not any(workdir.iterdir()) or identity_in(workdir) is not None,
+        "--fresh", f"{workdir}, which is not empty and not a workdir of an earlier run", "a workdir to clear",
+        "Name another, or empty it yourself.",
+    )  # fmt: skip
+
+
+def identity_in(workdir: Path) -> dict | None:
+    """What the config.json of a workdir says that its run is; None where there is none."""
+    try:
+        return json.loads((workdir / "config.json").read_text())["identity"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+@contextmanager
+def opened_workdir(workdir: Path, config: Config, who: dict) -> Iterator[None]:
+    """Makes the workdir, clears it if --fresh, writes config.json, and keeps a second run out while this one is in."""
+    with ExitStack() as held:
+        if jax.process_index() == 0:
+            workdir.mkdir(parents=True, exist_ok=True)
+            lock = held.enter_context((workdir / ".lock").open("w"))
+            try:
+                fcntl.flock(
+                    lock, fcntl.LOCK_EX | fcntl.LOCK_NB
+                )  # given back when the process ends, however it ends
+            except OSError:
+                refuse(
+                    "--workdir", f"{workdir} is in use", "one run at a time", "Wait for it, or name another."
+                )
+            for name in OURS if config.fresh else ():
+                path = workdir / name
+                shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+            begun = any((workdir / "checkpoints").glob("[0-9]*"))
+            if not begun or identity_in(workdir) == json.loads(json.dumps(who)):
+                write_json(workdir / "config.json", {"settings": vars(config), "identity": who})
+        wait_for_all("workdir")
+        yield
 
 
 def wait_for_all(name: str) -> None:

@@ -86,7 +86,12 @@ def draw_overview(path: Path, report: Mapping[str, Any]) -> None:
         wins.legend(loc="lower left", bbox_to_anchor=(0.02, 0.1), fontsize=7.5)
         wins.set_xticks(range(len(others)), others)
         wins.set_xlim(-0.5, len(others) - 0.5)
-        wins.set_ylim(0.45, 1.04)
+        lowest = min(
+            policies[name][f"{judge}_preference_over_sft"]["low"]
+            for name in others
+            for judge in ("gold", "learned")
+        )
+        wins.set_ylim(min(0.45, lowest - 0.03), 1.04)
         wins.set_title("preferred to SFT, held-out prompts (95 %)")
 
         for name, numbers in policies.items():

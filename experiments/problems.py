@@ -24,7 +24,7 @@ from prefjax.align import (
 )
 from prefjax.checks import refuse, require
 from prefjax.data import PREFERENCE, PROMPT_COMPLETION, PROMPT_ONLY
-from prefjax.policy import Policy, abstract, load_huggingface, read_config
+from prefjax.policy import DecoderConfig, Policy, abstract, load_huggingface, read_config
 from prefjax.train import TrainState, step_key
 
 KINDS = {
@@ -113,12 +113,12 @@ def load(config: Config, directory: str, **head: Any) -> tuple[Policy, Any]:
 def load_reference(config: Config, policy: Policy) -> Any:
     """π₀, in arrays of its own: a training step consumes the parameters that it is given."""
     other, params = load(config, config.reference)
-    same = replace(
-        other.config, initializer_range=policy.config.initializer_range
-    )  # which only a new model reads
+    # Which only a new model reads.
+    theirs = replace(other.config, initializer_range=policy.config.initializer_range)
     require(
-        same == policy.config, "--reference", f"{config.reference} is {other.config}",
-        f"the architecture of --model, {policy.config}", "Take the model that training started from.",
+        theirs == policy.config, "--reference",
+        f"{config.reference} has another architecture ({_differences(policy.config, theirs)})", "that of --model",
+        "Take the model that training started from.",
     )  # fmt: skip
     return params
 
@@ -131,13 +131,16 @@ def load_judge(config: Config) -> tuple[Callable, Any]:
         "Train one with --algorithm preference or reward.",
     )  # fmt: skip
     about = Path(config.judge) / "judge.json"
-    kind: Any = json.loads(about.read_text()).get("judge") if about.exists() else "reward"
+    try:
+        kind: Any = json.loads(about.read_text())["judge"] if about.exists() else "reward"
+    except (ValueError, KeyError, TypeError):
+        kind = "not to be read"
     if kind == "reward":
         return reward_judge(policy), params
     if kind not in ("bilinear", "joint"):
         refuse(
             f"{about}",
-            f'"judge" is {kind!r}',
+            f"the kind of judge is {kind}",
             "reward, bilinear or joint",
             "Use the directory as it was exported.",
         )
@@ -161,3 +164,8 @@ def check_start(expected: dict[str, float], config: Config) -> Callable | None:
                 )  # fmt: skip
 
     return check
+
+
+def _differences(ours: DecoderConfig, theirs: DecoderConfig) -> str:
+    pairs = {name: (value, vars(theirs)[name]) for name, value in vars(ours).items()}
+    return ", ".join(f"{name} {b}, not {a}" for name, (a, b) in pairs.items() if a != b)

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.export import Outcome, export, open_workdir, wait_for_all
+from experiments.export import Outcome, check_workdir, export, opened_workdir, wait_for_all
 from experiments.inputs import Input, read_input, row_batches
 from experiments.problems import KINDS, Problem, check_start, make_problem
 from experiments.selection import run_best_of_n
@@ -66,22 +66,25 @@ def run(config: Config) -> Outcome:
         config,
         models={name: digest_of_model(getattr(config, name)) for name in ("model", "reference", "judge")},
         tokenizer=tokenizer_fingerprint(source.tokenizer),
-        data={**source.identity._asdict(), **source.rows.counts},
+        data={**source.records.identity._asdict(), **source.rows.counts},
     )
     workdir = Path(config.workdir) if config.workdir else default_workdir(config, who)
-    open_workdir(workdir, config, who)
+    check_workdir(workdir, config)
     if config.algorithm == "best_of_n":
-        return Outcome(workdir, *run_best_of_n(config, workdir, source.rows, source.tokenizer))
-    outcome = train(config, workdir, source, who)
-    wait_for_all("exported")
+        return Outcome(workdir, *run_best_of_n(config, workdir, source, who))
+    problem = problem_of(
+        config, source
+    )  # before anything is written: a model that cannot be read leaves no trace
+    with opened_workdir(workdir, config, who):
+        outcome = train(config, workdir, source, problem, who)
+        wait_for_all("exported")
     return outcome
 
 
-def train(config: Config, workdir: Path, source: Input, who: dict) -> Outcome:
+def train(config: Config, workdir: Path, source: Input, problem: Problem, who: dict) -> Outcome:
     """State on a mesh, `fit`, and what came of it written down."""
     mesh = make_mesh(**parse_mesh(config.mesh))
     microbatches = check_division(config.batch_size or 0, config.micro_batch_size or 0, mesh)
-    problem = problem_of(config, source)
     optimizer, schedule = optimizer_of(config)
     placed = spread(state_shapes(config, problem, optimizer), mesh)
     born = jax.jit(init_state, static_argnums=1, out_shardings=placed)

@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments.export import opened_workdir
+from experiments.inputs import Input
 from experiments.problems import load, load_judge
 from experiments.settings import Config
 from prefjax.align import best_of_n, round_robin, rows_of
@@ -63,40 +65,34 @@ def choose_best(choose: Callable, params, judge_params, rows: TokenRows, *, batc
     return kept, preferences
 
 
-def run_best_of_n(config: Config, workdir: Path, rows: TokenRows, tokenizer) -> tuple[Path, dict]:
-    """Writes completions.jsonl, which supervised fine-tuning could read, and a report."""
+def run_best_of_n(config: Config, workdir: Path, source: Input, who: dict) -> tuple[Path, dict]:
+    """Writes completions.jsonl (the prompts as they were given, and the kept completions) and a report."""
     policy, params = load(config, config.model)
     judge, judge_params = load_judge(config)
-    choose = make_chooser(config, policy, judge, stop_tokens=(tokenizer.eos_token_id,))
+    choose = make_chooser(config, policy, judge, stop_tokens=(source.tokenizer.eos_token_id,))
     kept, preferences = choose_best(
-        choose, params, judge_params, rows, batch_size=config.batch_size or 64, seed=config.seed
+        choose, params, judge_params, source.rows, batch_size=config.batch_size or 64, seed=config.seed
     )
-
-    def text(ids) -> str:
-        return tokenizer.decode(ids, skip_special_tokens=True)
-
-    lines = [
-        json.dumps(
-            {"prompt": text(rows.fields["prompt"].row(i)), "completion": text(ids)}, ensure_ascii=False
-        )
-        for i, ids in enumerate(kept)
-    ]
-    target = workdir / "completions.jsonl"
-    if jax.process_index() != 0:
-        return target, {}
-    write_text(target, "".join(f"{line}\n" for line in lines))
-    mean = float(np.mean(preferences))
+    target, mean = workdir / "completions.jsonl", float(np.mean(preferences))
     summary = {
         "algorithm": "best_of_n",
         "n": config.num_samples,
-        "prompts": len(lines),
+        "prompts": len(kept),
         "preference_over_others": mean,
     }
-    write_report(
-        workdir,
-        f"# best of {config.num_samples}\n\n{len(lines)} prompts from `{config.data}`. The judge prefers the kept "
-        f"completion to the other {config.num_samples - 1} with mean probability {mean:.3f}. They are in "
-        "`completions.jsonl`.\n",
-        summary,
-    )
+    text = {row["line"]: row["prompt"] for row in source.records.rows}
+    lines = [
+        {"prompt": text[int(line)], "completion": source.tokenizer.decode(ids, skip_special_tokens=True)}
+        for line, ids in zip(source.rows.lines, kept, strict=True)
+    ]
+    others = f"the judge prefers the kept one to the other {config.num_samples - 1} with mean probability {mean:.3f}"
+    with opened_workdir(workdir, config, who):
+        if jax.process_index() == 0:
+            write_text(target, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+            write_report(
+                workdir,
+                f"# best of {config.num_samples}\n\n{len(kept)} prompts from `{config.data}`"
+                f"{'; ' + others if config.num_samples > 1 else ''}. They are in `completions.jsonl`.\n",
+                summary,
+            )
     return target, summary

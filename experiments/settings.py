@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Literal
@@ -73,6 +74,9 @@ class Config:
     overlong: Literal["truncate", "skip", "error"] | None = None
     """What to do with longer rows: keep the start, leave out and count, or stop. As TRL's trainers do unless given:
     reward leaves them out, the others keep the start."""
+    boundary: Literal["error", "joined", "separate"] = "error"
+    """Where a token reaches across the end of a prompt: stop; give it to the completion, as TRL does after a warning;
+    or tokenise the completion by itself."""
     bad_rows: Literal["error", "skip"] = "error"
     """What to do with rows that cannot be used: stop with file and line, or leave out and count."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
@@ -152,7 +156,7 @@ def check_settings(config: Config) -> None:
     require(config.price > 0, "--beta", f"{config.beta}", "a positive price of KL", "TRL's default is 0.1.")
     require(
         0 <= config.mixture_coef <= 1, "--mixture-coef", f"{config.mixture_coef}", "0 to 1",
-        "0 is config-play, 1 the best response to the reference.",
+        "0 is self-play, 1 the best response to the reference.",
     )  # fmt: skip
     require(
         0 <= config.label_smoothing < 0.5, "--label-smoothing", f"{config.label_smoothing}", "0 to 1/2, without 1/2",
@@ -165,16 +169,20 @@ def check_settings(config: Config) -> None:
         "a positive number",
         "1 is on-policy.",
     )
+    flags = vars(config)
+    for name, value in flags.items():
+        if isinstance(value, float):
+            _require(math.isfinite(value), name, value, "a finite number")
     for name in ("steps", "batch_size", "micro_batch_size", "learning_rate"):
-        value = getattr(config, name)
-        require(
-            value is None or value > 0, f"--{name.replace('_', '-')}", f"{value}", "a positive number", ""
-        )
+        _require(flags[name] is None or flags[name] > 0, name, flags[name], "a positive number")
     for name in ("max_length", "max_new_tokens", "num_samples", "save_every"):
-        require(
-            getattr(config, name) > 0,
-            f"--{name.replace('_', '-')}",
-            f"{getattr(config, name)}",
-            "at least 1",
-            "",
-        )
+        _require(flags[name] >= 1, name, flags[name], "1 or more")
+    for name in ("warmup_steps", "weight_decay", "clip_norm", "eval_every", "patience"):
+        _require(flags[name] >= 0, name, flags[name], "0 or more")
+    _require(0 <= config.seed < 2**32, "seed", config.seed, "a whole number from 0 to 2³² - 1")
+
+
+def _require(condition: bool, name: str, value: object, expected: str) -> None:
+    require(
+        condition, f"--{name.replace('_', '-')}", f"{value}", expected, "Change it, or leave the flag out."
+    )

@@ -8,7 +8,7 @@ import jax
 import orbax.checkpoint as ocp
 from jaxtyping import PyTree
 
-from prefjax.checks import InputError, refuse
+from prefjax.checks import refuse
 from prefjax.train.step import TrainState
 
 
@@ -60,9 +60,7 @@ class Checkpoints:
         step = self.latest() if step is None else step
         if step is None:
             refuse(f"{self.directory}", "no checkpoint", "at least one", "Start the run without resuming.")
-        about = self._manager.restore(
-            step, args=ocp.args.Composite(identity=ocp.args.JsonRestore(), cursor=ocp.args.JsonRestore())
-        )
+        about = self._read(step, identity=ocp.args.JsonRestore(), cursor=ocp.args.JsonRestore())
         differences = _differences(about["identity"], self.identity)
         if differences:
             refuse(
@@ -71,16 +69,20 @@ class Checkpoints:
                 "the same model, data and settings as now",
                 "Repeat the first command, choose another --workdir, or start over with --fresh.",
             )
-        try:
-            got = self._manager.restore(
-                step, args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract._asdict()))
-            )
-        except (ValueError, KeyError, FileNotFoundError) as error:
-            raise InputError(
-                f"{self.directory}/{step}: the checkpoint does not fit this model; the same parameters, "
-                f"shapes and optimiser are expected. Start over with --fresh. ({str(error)[:400]})"
-            ) from error
+        got = self._read(step, state=ocp.args.StandardRestore(abstract._asdict()))
         return TrainState(**got["state"]), about["cursor"]
+
+    def _read(self, step: int, **items):
+        try:
+            return self._manager.restore(step, args=ocp.args.Composite(**items))
+        except Exception as error:  # of every kind: a damaged file surfaces as whatever its reader raises
+            said = " ".join(str(error).split())[:300]
+            refuse(
+                f"{self.directory}/{step}",
+                f"the checkpoint cannot be restored ({type(error).__name__}: {said})",
+                "a whole one, with the parameters, shapes and optimiser of this run",
+                "Remove that directory to resume from the one before it, or start over with --fresh.",
+            )
 
     def wait(self) -> None:
         """Returns when everything is on disk."""

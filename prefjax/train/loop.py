@@ -90,6 +90,8 @@ def fit(
         memory = cursor["memory"]
     done = int(state.step)
     metrics.rewind(done)
+    if done > steps and jax.process_index() == 0:
+        print(f"{title}: {done} steps were taken before, more than the {steps} asked for.", file=sys.stderr)
 
     clock = time.perf_counter()
     pending: tuple[int, Any, dict] | None = None  # the step whose numbers have not been looked at yet

@@ -45,7 +45,8 @@ def make_step(objective, optimizer: optax.GradientTransformation, placed: TrainS
     """Compiles `state, batch -> state, loss` from `objective(params, microbatch, key) -> Weighted`.
 
     An objective may return a dict of `Weighted` instead, whose "loss" is minimised; then the step returns the
-    dict of means, in the order of computation, with "grad_norm" (before clipping) at the end.
+    dict of means, in the order of computation, with "grad_norm" (before clipping) and "update_norm" (of what was
+    added to the parameters) at the end: finite numbers there mean that the new state is finite.
 
     `placed` is a state of shardings: where each array lives. Leaves of `batch` are [M, B, ...]:
     M microbatches, one after another, each split over devices.
@@ -78,7 +79,8 @@ def make_step(objective, optimizer: optax.GradientTransformation, placed: TrainS
         params = optax.apply_updates(state.params, updates)
         measured = mean_of(summed)
         if not isinstance(summed, Weighted):
-            measured = OrderedDict(measured, grad_norm=optax.tree.norm(grads))
+            norms = {"grad_norm": optax.tree.norm(grads), "update_norm": optax.tree.norm(updates)}
+            measured = OrderedDict(measured, **norms)
         return TrainState(state.step + 1, params, opt_state, state.key), measured
 
     return jax.jit(

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,7 +10,8 @@ import pytest
 from safetensors.numpy import load_file
 
 from experiments import dpo_bandit
-from experiments.align import command_line
+from experiments.align import as_flags, command_line
+from experiments.export import opened_workdir
 from experiments.runs import run
 from experiments.settings import Config
 from prefjax.checks import InputError
@@ -126,6 +128,9 @@ def test_early_stopping_keeps_the_best_state(tmp_path):
         (["--algorithm", "dpo", "--loss", "simgoid", "--model", "x", "--data", "y"], "sigmoid, ipo"),
         (["--algorithm", "nash_md", "--model", "x", "--data", "y"], "--judge: nothing"),
         (["--beta", "-1"], "--beta"),
+        (["--clip-norm", "-1"], "--clip-norm: -1.0; 0 or more"),
+        (["--learning-rate", "nan"], "--learning-rate: nan; a finite number"),
+        (["--seed", "99999999999999999999"], "--seed"),
         (["--algorithm", "dpo", "--model", str(GOLDENS / "policy"), "--data", "missing.jsonl"], "missing.jsonl"),
         (["--algorithm", "dpo", "--model", "nowhere", "--data", str(GOLDENS / "pairs.jsonl")], "nowhere"),
         (
@@ -159,6 +164,56 @@ def test_a_workdir_of_another_run_is_refused_and_fresh_starts_over(tmp_path):
     run(replace(DPO, steps=2, beta=0.5, fresh=True, workdir=str(tmp_path)))
     assert [line["step"] for line in read_metrics(tmp_path / "metrics.jsonl")] == [1, 2]
     assert json.loads((tmp_path / "config.json").read_text())["identity"]["beta"] == 0.5
+
+
+def test_a_directory_that_is_not_a_workdir_is_left_alone(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(InputError, match="not a workdir of an earlier run"):
+        run(replace(DPO, steps=1, fresh=True, workdir=str(tmp_path)))
+    assert (tmp_path / "config.json").read_text() == "{}"
+    with pytest.raises(InputError, match="which is --model too"):
+        run(replace(DPO, steps=1, workdir=DPO.model))
+
+
+def test_a_second_run_is_kept_out_of_the_workdir(tmp_path):
+    with opened_workdir(tmp_path, DPO, {}), pytest.raises(InputError, match="in use"):
+        run(replace(DPO, steps=1, workdir=str(tmp_path)))
+
+
+def test_ids_that_the_model_does_not_have_are_refused(tmp_path):
+    small = tmp_path / "model"
+    shutil.copytree(DPO.model, small)
+    about = json.loads((small / "config.json").read_text())
+    (small / "config.json").write_text(json.dumps({**about, "vocab_size": 300}))
+    with pytest.raises(InputError, match="ids below vocab_size, 300"):
+        run(replace(DPO, steps=1, model=str(small), workdir=str(tmp_path / "run")))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_judge_with_another_tokeniser_is_refused(tmp_path):
+    judge = tmp_path / "judge"
+    shutil.copytree(NASH.judge, judge)
+    words = json.loads((judge / "tokenizer.json").read_text())
+    words["added_tokens"][0]["lstrip"] = True
+    (judge / "tokenizer.json").write_text(json.dumps(words))
+    with pytest.raises(InputError, match="--judge: the tokeniser"):
+        run(replace(NASH, steps=1, judge=str(judge), workdir=str(tmp_path / "run")))
+
+
+def test_a_damaged_checkpoint_is_named(tmp_path):
+    run(replace(DPO, steps=3, workdir=str(tmp_path)))
+    for path in (tmp_path / "checkpoints" / "3").rglob("d/*"):
+        path.write_bytes(b"")
+    with pytest.raises(InputError, match=r"checkpoints/3: the checkpoint cannot be restored"):
+        run(replace(DPO, steps=6, workdir=str(tmp_path)))
+
+
+def test_advice_names_flags():
+    assert as_flags('load with bad="skip"') == "load with --bad-rows skip"
+    assert (
+        as_flags('Raise max_length, or choose overlong="skip"')
+        == "Raise --max-length, or choose --overlong skip"
+    )
 
 
 def test_best_of_n_writes_completions(tmp_path):

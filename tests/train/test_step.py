@@ -52,6 +52,7 @@ def test_first_loss_is_the_mean_over_rows_that_count():
         "residual",
         "loss",
         "grad_norm",
+        "update_norm",
     ]  # the order of computation, not of the alphabet
 
 
