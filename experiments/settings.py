@@ -115,6 +115,18 @@ _NOT_IDENTITY = {
     "workdir", "steps", "micro_batch_size", "save_every", "eval_every", "mesh", "fresh", "plan", "chip", "quick",
     "model", "data", "eval_data", "reference", "judge",
 }  # fmt: skip
+# Settings that only some algorithms read; the others are the same run whatever these are.
+_READ_BY = {
+    "loss": {"dpo"},
+    "label_smoothing": {"dpo"},
+    "beta": {"dpo", "nash_md"},
+    "mixture_coef": {"nash_md"},
+    "max_new_tokens": {"nash_md", "best_of_n"},
+    "temperature": {"nash_md", "best_of_n"},
+    "num_samples": {"best_of_n"},
+    "preference_form": {"preference"},
+    "gold": set(),  # of the whole way alone; a stage knows it by its data
+}
 LEARNING_RATES = {
     "sft": 2e-5,
     "reward": 1e-4,
@@ -127,8 +139,15 @@ LEARNING_RATES = {
 
 def identity(config: Config, **contents: object) -> dict:
     """What defines the run: settings that change its numbers, and digests of the models and files it reads."""
-    settings = {f.name: getattr(config, f.name) for f in fields(config) if f.name not in _NOT_IDENTITY}
-    return {**settings, "beta": config.price, **contents}
+    settings = {
+        f.name: getattr(config, f.name)
+        for f in fields(config)
+        if f.name not in _NOT_IDENTITY
+        and (config.algorithm is None or config.algorithm in _READ_BY.get(f.name, {config.algorithm}))
+    }
+    if "beta" in settings:
+        settings["beta"] = config.price
+    return {**settings, **contents}
 
 
 def default_workdir(config: Config, identity: dict) -> Path:

@@ -13,7 +13,7 @@ from experiments import dpo_bandit
 from experiments.align import as_flags, command_line
 from experiments.export import opened_workdir
 from experiments.runs import run
-from experiments.settings import Config
+from experiments.settings import Config, identity
 from prefjax.checks import InputError
 from prefjax.train import Metrics, NonFinite, read_metrics
 
@@ -206,6 +206,14 @@ def test_a_damaged_checkpoint_is_named(tmp_path):
         path.write_bytes(b"")
     with pytest.raises(InputError, match=r"checkpoints/3: the checkpoint cannot be restored"):
         run(replace(DPO, steps=6, workdir=str(tmp_path)))
+
+
+def test_a_setting_that_an_algorithm_does_not_read_is_not_part_of_its_run():
+    other = replace(DPO, mixture_coef=0.5, preference_form="joint", num_samples=3, gold="majority")
+    assert identity(other) == identity(DPO)
+    assert identity(replace(DPO, beta=0.2)) != identity(DPO)
+    assert identity(replace(NASH, mixture_coef=0.5)) != identity(NASH)
+    assert identity(replace(DPO, algorithm=None, gold="majority")) != identity(replace(DPO, algorithm=None))
 
 
 def test_advice_names_flags():
