@@ -1,21 +1,38 @@
-"""Arrays to log-probabilities and samples: a decoder, its heads, its files."""
+"""Arrays to log-probabilities and samples: a decoder, its heads, its adapters, its files."""
 
 from prefjax.policy.config import DecoderConfig as DecoderConfig
+from prefjax.policy.config import LoraConfig as LoraConfig
+from prefjax.policy.config import RopeScaling as RopeScaling
 from prefjax.policy.config_json import read_config as read_config
+from prefjax.policy.decoder import Places as Places
 from prefjax.policy.distribution import draw as draw
 from prefjax.policy.distribution import draw_next as draw_next
 from prefjax.policy.distribution import next_token_logits as next_token_logits
 from prefjax.policy.functional import Policy as Policy
 from prefjax.policy.functional import abstract as abstract
 from prefjax.policy.functional import hidden_states as hidden_states
+from prefjax.policy.functional import in_compute_dtype as in_compute_dtype
 from prefjax.policy.functional import init as init
 from prefjax.policy.functional import logits as logits
 from prefjax.policy.functional import output_weights as output_weights
+from prefjax.policy.functional import placed_hidden_states as placed_hidden_states
 from prefjax.policy.functional import scores as scores
+from prefjax.policy.functional import token_scores as token_scores
 from prefjax.policy.huggingface_read import load_huggingface as load_huggingface
 from prefjax.policy.huggingface_write import save_huggingface as save_huggingface
+from prefjax.policy.logps import Predictions as Predictions
 from prefjax.policy.logps import completion_logps as completion_logps
+from prefjax.policy.logps import entropies_from_hidden as entropies_from_hidden
 from prefjax.policy.logps import logps_from_hidden as logps_from_hidden
+from prefjax.policy.logps import predicted_entropies as predicted_entropies
+from prefjax.policy.logps import predicted_logps as predicted_logps
+from prefjax.policy.logps import predictions as predictions
+from prefjax.policy.lora import join as join
+from prefjax.policy.lora import merge_adapters as merge_adapters
+from prefjax.policy.lora import split_adapters as split_adapters
+from prefjax.policy.lora import with_adapters as with_adapters
+from prefjax.policy.lora import without_adapters as without_adapters
+from prefjax.policy.partition import PARTITION as PARTITION
 from prefjax.policy.sampler import Mixture as Mixture
 from prefjax.policy.sampler import Samples as Samples
 from prefjax.policy.sampler import sample as sample

@@ -1,10 +1,14 @@
-"""The shape of a decoder of the Llama family."""
+"""The shape of a decoder: what Llama, Mistral, Qwen and Gemma have in common, and where they differ."""
 
+import math
 from dataclasses import dataclass
+from typing import Literal
 
 from prefjax.checks import require
 
 DTYPES = ("float32", "bfloat16", "float16")
+REMATS = ("none", "dots", "block")
+Family = Literal["llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3_text"]
 SIZES = (
     "vocab_size",
     "hidden_size",
@@ -17,20 +21,70 @@ SIZES = (
 
 
 @dataclass(frozen=True)
-class DecoderConfig:
-    """A decoder of the Llama family. The defaults are one that learns within minutes on two CPU cores.
+class RopeScaling:
+    """How rotary frequencies are stretched for contexts longer than those of pre-training.
 
     Attributes:
+      kind: "linear" divides every frequency by `factor`; "llama3" only those whose wavelength is long, with a
+        smooth passage between the two.
+      low_freq_factor, high_freq_factor, original_max_position_embeddings: of "llama3".
+    """
+
+    kind: Literal["linear", "llama3"]
+    factor: float
+    low_freq_factor: float = 1.0
+    high_freq_factor: float = 4.0
+    original_max_position_embeddings: int = 8192
+
+
+@dataclass(frozen=True)
+class LoraConfig:
+    """Low-rank adapters: y = x Wᵀ + (alpha / rank) (x Aᵀ) Bᵀ.
+
+    Attributes:
+      rank: r, the width between A [r, in] and B [out, r].
+      alpha: the update is scaled by alpha / rank.
+      targets: which linear layers of a block have one.
+      layers: which blocks; all unless given.
+    """
+
+    rank: int
+    alpha: float = 32.0
+    targets: tuple[str, ...] = ("q_proj", "v_proj")
+    layers: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class DecoderConfig:
+    """A decoder. The defaults are a Llama that learns within minutes on two CPU cores.
+
+    Attributes:
+      family: whose file format it has, and whose computation where no other field says it.
       num_kv_heads: keys and values are shared by `num_heads / num_kv_heads` query heads each.
       head_dim: width of one head; `hidden_size / num_heads` unless given.
+      rope_theta, rope_scaling: of rotary positions, in blocks that see everything.
+      local_rope_theta: of blocks with a window (Gemma 3), never scaled; `rope_theta` and its scaling unless given.
+      windows: one number a block: how many tokens it sees back, itself included; 0 is all. Empty: all see all.
+      attention_bias, attention_output_bias, mlp_bias: whether linear layers have one (Qwen 2: the first alone).
+      qk_norm: an RMSNorm over each query and key head before rotation (Qwen 3, Gemma 3).
+      activation: of the gate in the MLP.
+      attention_scale: multiplies q·k; `head_dim^-1/2` unless given.
+      attention_softcap, logit_softcap: c tanh(z / c) of attention scores, of output logits; None: none.
+      norm_offset: norms multiply by 1 + w (Gemma) instead of w.
+      post_norms: a norm also behind attention and MLP (Gemma).
+      scale_embeddings: embeddings are multiplied by √hidden_size (Gemma).
       tie_word_embeddings: the output head is the embedding matrix.
       initializer_range: standard deviation of matrices made at random: by `init`, or as a new score head.
       num_scores: 0 for a language model; k for a linear head of k scores in place of the output head.
       bos_token_id, eos_token_ids, pad_token_id: carried along for whoever generates; no computation here
         reads them.
+      lora: adapters on chosen linear layers; None: none.
       dtype: in which matrices are multiplied. Parameters keep their own dtype; softmax, norms, rotations
         and log-probabilities are float32 always.
-      remat: keep one activation a block and recompute the rest in the backward pass.
+      remat: what the backward pass of a block makes again: "none", "dots" (all but matrix products), "block"
+        (everything).
+      scan_layers: one block is compiled and looped over, rather than all of them in a row: compiles faster and
+        needs less memory to do so, runs a little slower.
     """
 
     vocab_size: int
@@ -40,7 +94,22 @@ class DecoderConfig:
     num_heads: int = 4
     num_kv_heads: int = 2
     head_dim: int | None = None
+    family: Family = "llama"
     rope_theta: float = 10000.0
+    rope_scaling: RopeScaling | None = None
+    local_rope_theta: float | None = None
+    windows: tuple[int, ...] = ()
+    attention_bias: bool = False
+    attention_output_bias: bool = False
+    mlp_bias: bool = False
+    qk_norm: bool = False
+    activation: Literal["silu", "gelu_tanh"] = "silu"
+    attention_scale: float | None = None
+    attention_softcap: float | None = None
+    logit_softcap: float | None = None
+    norm_offset: bool = False
+    post_norms: bool = False
+    scale_embeddings: bool = False
     rms_norm_eps: float = 1e-5
     max_position_embeddings: int = 1024
     tie_word_embeddings: bool = True
@@ -49,15 +118,15 @@ class DecoderConfig:
     bos_token_id: int | None = None
     eos_token_ids: tuple[int, ...] = ()
     pad_token_id: int | None = None
+    lora: LoraConfig | None = None
     dtype: str = "float32"
-    remat: bool = False
+    remat: Literal["none", "dots", "block"] = "none"
+    scan_layers: bool = True
 
     def __post_init__(self) -> None:
         for name in SIZES:
             value = getattr(self, name)
-            require(
-                value >= 1, "DecoderConfig", f"{name} is {value}", "it is a positive integer", f"Set {name}."
-            )
+            _require(value >= 1, name, value, "it is a positive integer")
         if self.head_dim is None:
             require(
                 self.hidden_size % self.num_heads == 0,
@@ -74,36 +143,40 @@ class DecoderConfig:
             "query heads share key heads evenly, so the first is a multiple of the second",
             "Change either.",
         )
-        require(
-            self.width >= 2 and self.width % 2 == 0,
-            "DecoderConfig",
-            f"head_dim is {self.head_dim}",
-            "rotary embeddings turn pairs of coordinates, so it is even",
-            "Change head_dim.",
+        even = self.width >= 2 and self.width % 2 == 0
+        _require(
+            even, "head_dim", self.head_dim, "rotary embeddings turn pairs of coordinates, so it is even"
         )
-        require(
-            0 < self.initializer_range < float("inf"),
-            "DecoderConfig",
-            f"initializer_range is {self.initializer_range}",
-            "it is a standard deviation, positive and finite",
-            "Change initializer_range.",
+        good = 0 < self.initializer_range < float("inf")
+        _require(good, "initializer_range", self.initializer_range, "it is a positive standard deviation")
+        _require(
+            self.num_scores >= 0, "num_scores", self.num_scores, "0 (a language model) or how many scores"
         )
-        require(
-            self.num_scores >= 0,
-            "DecoderConfig",
-            f"num_scores is {self.num_scores}",
-            "it is 0 (a language model) or the number of scores",
-            "Change num_scores.",
+        _require(self.dtype in DTYPES, "dtype", repr(self.dtype), f"one of {', '.join(DTYPES)}")
+        _require(self.remat in REMATS, "remat", repr(self.remat), f"one of {', '.join(REMATS)}")
+        good = len(self.windows) in (0, self.num_layers) and all(w >= 0 for w in self.windows)
+        _require(
+            good, "windows", self.windows, f"a number, 0 or more, for each of the {self.num_layers} blocks"
         )
-        require(
-            self.dtype in DTYPES,
-            "DecoderConfig",
-            f"dtype is {self.dtype!r}",
-            f"it is one of {', '.join(DTYPES)}",
-            "Change dtype.",
-        )
+        for name in ("attention_softcap", "logit_softcap"):
+            value = getattr(self, name)
+            good = value is None or (math.isfinite(value) and value > 0)
+            _require(good, name, value, "a positive number, or None")
+        if self.lora is not None:
+            _require(self.lora.rank >= 1, "lora.rank", self.lora.rank, "1 or more")
+            good = all(0 <= layer < self.num_layers for layer in self.lora.layers)
+            _require(good, "lora.layers", self.lora.layers, f"blocks 0 to {self.num_layers - 1}")
 
     @property
     def width(self) -> int:
         """`head_dim` once it is known to be a number."""
         return self.head_dim or 0
+
+    @property
+    def score_scale(self) -> float:
+        """What multiplies q·k."""
+        return self.width**-0.5 if self.attention_scale is None else self.attention_scale
+
+
+def _require(condition: bool, name: str, value: object, expected: str) -> None:
+    require(condition, "DecoderConfig", f"{name} is {value}", expected, f"Change {name}.")

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, Int, Key, PyTree
 
 from prefjax.checks import require
 from prefjax.policy.config import DecoderConfig
-from prefjax.policy.decoder import Decoder
+from prefjax.policy.decoder import Decoder, Places
 
 
 @jax.tree_util.register_static
@@ -48,6 +48,19 @@ def abstract(config: DecoderConfig) -> tuple[Policy, PyTree]:
     return jax.eval_shape(lambda key: init(config, key), jax.random.key(0))
 
 
+def in_compute_dtype(policy: Policy, params: PyTree) -> PyTree:
+    """Matrices in the dtype that they are multiplied in; norm scales stay, since norms are taken in float32.
+
+    For parameters that are read often or kept frozen: results are the same, half the memory in bfloat16.
+    """
+    dtype = jnp.dtype(policy.config.dtype)
+
+    def cast(path, leaf):
+        return leaf if "norm" in str(path[-2].key) else leaf.astype(dtype)
+
+    return jax.tree_util.tree_map_with_path(cast, params)
+
+
 def hidden_states(
     policy: Policy, params: PyTree, tokens: Int[Array, "B T"], lengths: Int[Array, " B"]
 ) -> Float[Array, "B T D"]:
@@ -61,13 +74,17 @@ def hidden_states(
 
     Returns: [B, T, D] in the policy's dtype.
     """
-    b, t = tokens.shape
-    place = jnp.arange(t)
-    positions = jnp.broadcast_to(place[None, :], (b, t))
-    causal = place[None, None, :] <= place[None, :, None]
-    hidden, _ = policy.module(params)(tokens, positions, causal)
-    real = place[None, :] < lengths[:, None]
-    return jnp.where(real[:, :, None], hidden, 0)
+    place = jnp.arange(tokens.shape[1])[None, :]
+    hidden = policy.module(params)(tokens, Places(place))
+    return jnp.where((place < lengths[:, None])[:, :, None], hidden, 0)
+
+
+def placed_hidden_states(
+    policy: Policy, params: PyTree, tokens: Int[Array, "B T"], at: Places
+) -> Float[Array, "B T D"]:
+    """`hidden_states` of rows that hold several sequences, or branches of one; 0 where `at.groups` is -1."""
+    hidden = policy.module(params)(tokens, at)
+    return hidden if at.groups is None else jnp.where((at.groups >= 0)[:, :, None], hidden, 0)
 
 
 def output_weights(policy: Policy, params: PyTree) -> Float[Array, "V D"]:
@@ -89,7 +106,17 @@ def output_weights(policy: Policy, params: PyTree) -> Float[Array, "V D"]:
 def logits(policy: Policy, params: PyTree, hidden: Float[Array, "*batch D"]) -> Float[Array, "*batch V"]:
     """Scores of every next token, float32. For [B, T, D] that is a large array: see `completion_logps`."""
     weights = output_weights(policy, params).astype(hidden.dtype)
-    return jnp.einsum("...d,vd->...v", hidden, weights, preferred_element_type=jnp.float32)
+    z = jnp.einsum("...d,vd->...v", hidden, weights, preferred_element_type=jnp.float32)
+    cap = policy.config.logit_softcap
+    return z if cap is None else cap * jnp.tanh(z / cap)
+
+
+def token_scores(
+    policy: Policy, params: PyTree, tokens: Int[Array, "B T"], lengths: Int[Array, " B"]
+) -> Float[Array, "B T K"]:
+    """The score head after every token, float32; see `scores`. 0 at padding."""
+    hidden = hidden_states(policy, params, tokens, lengths)
+    return _score(policy, params, hidden)
 
 
 def scores(
@@ -105,6 +132,12 @@ def scores(
     Returns: [B, K].
     Raises: InputError for a policy without a score head.
     """
+    hidden = hidden_states(policy, params, tokens, lengths)
+    last = jnp.take_along_axis(hidden, jnp.maximum(lengths - 1, 0)[:, None, None], axis=1)[:, 0]
+    return _score(policy, params, last)
+
+
+def _score(policy: Policy, params: PyTree, hidden: Float[Array, "*batch D"]) -> Float[Array, "*batch K"]:
     require(
         policy.config.num_scores > 0,
         "policy",
@@ -112,7 +145,5 @@ def scores(
         "scores come from a decoder with num_scores > 0",
         "Load or make it with num_scores=1.",
     )
-    hidden = hidden_states(policy, params, tokens, lengths)
-    last = jnp.take_along_axis(hidden, jnp.maximum(lengths - 1, 0)[:, None, None], axis=1)[:, 0]
     weights = params["score"]["weight"].astype(jnp.float32)
-    return jnp.einsum("bd,kd->bk", last.astype(jnp.float32), weights)
+    return jnp.einsum("...d,kd->...k", hidden.astype(jnp.float32), weights)

@@ -8,8 +8,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 
 from prefjax.checks import require
+from prefjax.policy.decoder import Places
 from prefjax.policy.distribution import draw_next
-from prefjax.policy.functional import Policy, logits
+from prefjax.policy.functional import Policy, in_compute_dtype, logits
 from prefjax.types import Scalar
 
 
@@ -138,24 +139,26 @@ def _sample(
 ) -> Samples:
     b, p = prompts.shape
     row_keys = key if key.ndim else jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, jnp.arange(b))
-    # Once, ahead of the loop. Norms stay as they are: they are applied in float32.
-    dtype = jnp.dtype(policy.config.dtype)
-    models = [
-        jax.tree.map(lambda w: w.astype(dtype) if w.ndim > 1 else w, tree)
-        for tree in ([params] if mixture is None else [params, mixture.params])
-    ]
+    # Once, ahead of the loop: the dtype to compute in, and every block by itself.
+    trees = [in_compute_dtype(policy, tree) for tree in [params, *([mixture.params] if mixture else [])]]
+    models = [policy.module(tree) for tree in trees]
+    blocks = [model.blocks() for model in models]
 
     # Prefill. Key slots are 0..P-1 for the prompt, padding included, and P+i for the i-th new token.
-    place = jnp.arange(p)
-    positions = jnp.broadcast_to(place[None, :], (b, p))
-    causal = place[None, None, :] <= place[None, :, None]
+    slots = jnp.arange(p + max_new_tokens)[None, :]
+    in_prompt = slots < jnp.minimum(prompt_lengths, p)[:, None]
+    # A new token stands right behind its prompt, whatever lies in between.
+    positions = jnp.where(slots < p, slots, prompt_lengths[:, None] + slots - p)
     end = jnp.maximum(prompt_lengths - 1, 0)[:, None, None]
-    room = ((0, 0), (0, 0), (0, max_new_tokens), (0, 0))
+    heads, width = policy.config.num_kv_heads, policy.config.width
+    empty = jnp.zeros((b, heads, p + max_new_tokens, width), jnp.dtype(policy.config.dtype))
+    read = Places(slots[:, :p], jnp.where(in_prompt[:, :p], 0, -1))
     hidden, caches = [], []
-    for tree in models:
-        states, written = policy.module(tree)(prompts, positions, causal)
+    for model, own in zip(models, blocks, strict=True):
+        keys = Places(positions, jnp.where(in_prompt, 0, -1))
+        states, cache = model.extend(prompts, read, keys, own, [(empty, empty)] * len(own), 0)
         hidden.append(jnp.take_along_axis(states, end, axis=1)[:, 0])
-        caches.append([(jnp.pad(keys, room), jnp.pad(values, room)) for keys, values in written])
+        caches.append(cache)
     start = _Progress(
         step=jnp.array(0),
         hidden=hidden,
@@ -165,8 +168,6 @@ def _sample(
         written=jnp.zeros(b, jnp.int32),
         stopped=jnp.zeros(b, bool),
     )
-    slots = jnp.arange(p + max_new_tokens)
-    in_prompt = slots[None, :] < jnp.minimum(prompt_lengths, p)[:, None]
 
     def one_token(so_far: _Progress) -> _Progress:
         """Draws a token in every row that has not stopped, and reads it.
@@ -174,9 +175,9 @@ def _sample(
         The last one is read in vain: one forward pass of N, for a program of half the size.
         """
         step = so_far.step
-        z = logits(policy, models[0], so_far.hidden[0])
+        z = logits(policy, trees[0], so_far.hidden[0])
         if mixture is not None:
-            z = (1 - mixture.coef) * z + mixture.coef * logits(policy, models[1], so_far.hidden[1])
+            z = (1 - mixture.coef) * z + mixture.coef * logits(policy, trees[1], so_far.hidden[1])
         uniforms = jax.vmap(lambda k: jax.random.uniform(jax.random.fold_in(k, step), (2,)))(row_keys)
         token, logp = draw_next(uniforms, z, temperature=temperature, top_k=top_k, top_p=top_p)
         live = ~so_far.stopped
@@ -185,11 +186,11 @@ def _sample(
         for stop in stop_tokens:
             hit |= live & (token == stop)
 
-        seen = in_prompt | ((slots >= p) & (slots <= p + step))[None, :]
-        position = (prompt_lengths + step)[:, None]
+        keys = Places(positions, jnp.where(in_prompt | ((slots >= p) & (slots <= p + step)), 0, -1))
+        at = Places((prompt_lengths + step)[:, None], jnp.zeros((b, 1), jnp.int32))
         hidden, caches = [], []
-        for tree, cache in zip(models, so_far.caches, strict=True):
-            states, cache = policy.module(tree)(token[:, None], position, seen[:, None, :], cache, p + step)
+        for model, own, cache in zip(models, blocks, so_far.caches, strict=True):
+            states, cache = model.extend(token[:, None], at, keys, own, cache, p + step)
             hidden.append(states[:, 0])
             caches.append(cache)
         return _Progress(

@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TypedDict
 
 import jax
@@ -84,30 +84,45 @@ def copied(tree: PyTree, mesh: Mesh) -> PyTree:
     return jax.tree.map(lambda _: NamedSharding(mesh, PartitionSpec()), tree)
 
 
-def spread(tree: PyTree, mesh: Mesh) -> PyTree:
+def spread(tree: PyTree, mesh: Mesh, axes: Mapping[str, tuple[str, str]] | None = None) -> PyTree:
     """Shardings for parameters or optimiser state: each large array is cut over `fsdp` and `tensor`.
 
-    The largest axis that divides evenly goes to `fsdp`, the next to `tensor`; an array too small to divide is
-    copied. The compiler gathers what a computation needs, so the cut decides memory and traffic, never numbers.
+    Only the last two axes are cut: those before them are stacks that a loop goes through. Where `axes` names a part
+    of the array's path, it says which mesh axis goes where, as {"o_proj": ("fsdp", "tensor")}; optimiser state has
+    the paths of its parameters in its own, and is cut like them. Otherwise, or where that does not divide evenly,
+    the largest axis that does goes to `fsdp`, the next to `tensor`; an array too small to divide is copied. The
+    compiler gathers what a computation needs, so the cut decides memory and traffic, never numbers.
     """
 
-    def cut(leaf) -> NamedSharding:
-        spec: list[str | None] = [None] * len(leaf.shape)
-        for axis in ("fsdp", "tensor"):
-            size = mesh.shape[axis]
-            free = [
-                i for i, n in enumerate(leaf.shape) if spec[i] is None and n % size == 0 and n >= 2 * size
-            ]
-            if size > 1 and len(leaf.shape) >= 2 and free:
-                spec[max(free, key=lambda i: leaf.shape[i])] = axis
+    def divides(leaf, axis: int, name: str) -> bool:
+        size = mesh.shape[name]
+        return size > 1 and leaf.shape[axis] % size == 0 and leaf.shape[axis] >= 2 * size
+
+    def cut(path, leaf) -> NamedSharding:
+        rank = len(leaf.shape)
+        spec: list[str | None] = [None] * rank
+        if rank >= 2:
+            keys = {str(getattr(key, "key", getattr(key, "name", ""))) for key in path}
+            named = next((where for name, where in (axes or {}).items() if name in keys), ())
+            for axis, name in zip(range(rank - 2, rank), named, strict=False):
+                if divides(leaf, axis, name):
+                    spec[axis] = name
+            for name in ("fsdp", "tensor"):
+                free = [i for i in (rank - 2, rank - 1) if spec[i] is None and divides(leaf, i, name)]
+                if name not in spec and free:
+                    spec[max(free, key=lambda i: leaf.shape[i])] = name
         return NamedSharding(mesh, PartitionSpec(*spec))
 
-    return jax.tree.map(cut, tree)
+    return jax.tree_util.tree_map_with_path(cut, tree)
 
 
-def split_over(mesh: Mesh) -> NamedSharding:
-    """The sharding of [M, B, ...]: M microbatches one after another, each split over `data` and `fsdp`."""
-    return NamedSharding(mesh, PartitionSpec(None, ("data", "fsdp")))
+def split_over(mesh: Mesh, updates: int = 1) -> NamedSharding:
+    """The sharding of [M, B, ...]: M microbatches one after another, each split over `data` and `fsdp`.
+
+    With several updates a step, of [U, M, B, ...].
+    """
+    leading = (None,) if updates == 1 else (None, None)
+    return NamedSharding(mesh, PartitionSpec(*leading, ("data", "fsdp")))
 
 
 def place(batch: PyTree, mesh: Mesh, microbatches: int) -> PyTree:

@@ -1,6 +1,7 @@
 """One optimiser step. Written for one device; the mesh decides how many carry it out."""
 
 from collections import OrderedDict
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -41,23 +42,38 @@ def _loss(summed) -> Weighted:
     return summed if isinstance(summed, Weighted) else summed["loss"]
 
 
-def make_step(objective, optimizer: optax.GradientTransformation, placed: TrainState, mesh: Mesh):
+def _joined(join: Callable | None, params: PyTree, fixed: tuple) -> PyTree:
+    return params if join is None else join(params, *fixed)
+
+
+def make_step(
+    objective: Callable,
+    optimizer: optax.GradientTransformation,
+    placed: TrainState,
+    mesh: Mesh,
+    *,
+    join: Callable | None = None,
+    updates: int = 1,
+):
     """Compiles `state, batch -> state, loss` from `objective(params, microbatch, key) -> Weighted`.
 
     An objective may return a dict of `Weighted` instead, whose "loss" is minimised; then the step returns the
     dict of means, in the order of computation, with "grad_norm" (before clipping) and "update_norm" (of what was
     added to the parameters) at the end: finite numbers there mean that the new state is finite.
 
-    `placed` is a state of shardings: where each array lives. Leaves of `batch` are [M, B, ...]:
-    M microbatches, one after another, each split over devices.
+    Args:
+      placed: a state of shardings: where each array lives. Leaves of `batch` are [M, B, ...]:
+        M microbatches, one after another, each split over devices.
+      join: `params, fixed -> what the objective sees`, and the step takes `fixed` as a third argument: parameters
+        that no gradient is taken of and no optimiser state exists for, as the base under an adapter.
+      updates: U > 1 takes U updates, one after another, on leaves [U, M, B, ...]: the epochs and minibatches that
+        PPO makes of one rollout. The step counts once, and its metrics are means over the updates.
     """
 
-    def step(state: TrainState, batch: PyTree):
-        key = step_key(state)
-
+    def update(state: TrainState, batch: PyTree, fixed: tuple, key: Key[Array, ""]):
         def gradient(microbatch, index):
             def total(params):
-                summed = objective(params, microbatch, jax.random.fold_in(key, index))
+                summed = objective(_joined(join, params, fixed), microbatch, jax.random.fold_in(key, index))
                 return _loss(summed).total, _in_order(summed)
 
             return jax.grad(total, has_aux=True)(state.params)
@@ -75,28 +91,39 @@ def make_step(objective, optimizer: optax.GradientTransformation, placed: TrainS
 
         # The one division, after everything is summed: how the batch was cut cannot show.
         grads = jax.tree.map(lambda g: g / _loss(summed).weight, grads)
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
+        changes, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, changes)
         measured = mean_of(summed)
         if not isinstance(summed, Weighted):
-            norms = {"grad_norm": optax.tree.norm(grads), "update_norm": optax.tree.norm(updates)}
+            norms = {"grad_norm": optax.tree.norm(grads), "update_norm": optax.tree.norm(changes)}
             measured = OrderedDict(measured, **norms)
-        return TrainState(state.step + 1, params, opt_state, state.key), measured
+        return state._replace(params=params, opt_state=opt_state), measured
 
-    return jax.jit(
-        step, in_shardings=(placed, split_over(mesh)), out_shardings=(placed, None), donate_argnums=0
-    )
+    def step(state: TrainState, batch: PyTree, *fixed: PyTree):
+        key = step_key(state)
+        if updates == 1:
+            state, measured = update(state, batch, fixed, key)
+        else:
+            keys = jax.random.split(key, updates)
+            state, each = jax.lax.scan(lambda s, x: update(s, x[0], fixed, x[1]), state, (batch, keys))
+            measured = jax.tree.map(lambda values: jnp.mean(values, axis=0), each)
+        return state._replace(step=state.step + 1), measured
+
+    own = (placed, split_over(mesh, updates), *([] if join is None else [None]))
+    return jax.jit(step, in_shardings=own, out_shardings=(placed, None), donate_argnums=0)
 
 
-def make_measure(objective, placed_params: PyTree, mesh: Mesh):
+def make_measure(objective: Callable, placed_params: PyTree, mesh: Mesh, *, join: Callable | None = None):
     """Compiles `params, batch, key -> dict of Weighted` from the same objective, without a step: validation.
+
+    With `join` as for `make_step`, `fixed` is a fourth argument.
 
     The sums of several batches add (`jax.tree.map(jnp.add, …)`); `mean_of` divides once, at the end.
     """
 
-    def measure(params: PyTree, batch: PyTree, key: Key[Array, ""]):
+    def measure(params: PyTree, batch: PyTree, key: Key[Array, ""], *fixed: PyTree):
         def one(microbatch):
-            return _in_order(objective(params, microbatch, key))
+            return _in_order(objective(_joined(join, params, fixed), microbatch, key))
 
         def add(so_far, microbatch):
             return jax.tree.map(jnp.add, so_far, one(microbatch)), None
@@ -105,4 +132,6 @@ def make_measure(objective, placed_params: PyTree, mesh: Mesh):
         nothing = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
         return jax.lax.scan(add, nothing, batch)[0]
 
-    return jax.jit(measure, in_shardings=(placed_params, split_over(mesh), None))
+    return jax.jit(
+        measure, in_shardings=(placed_params, split_over(mesh), None, *([] if join is None else [None]))
+    )
