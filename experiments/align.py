@@ -24,7 +24,7 @@ from experiments.evaluation import Policies, evaluate
 from experiments.export import Outcome, check_workdir, identity_in, wait_for_all
 from experiments.figures import draw_matrix, draw_overview
 from experiments.runs import run
-from experiments.settings import Config, check_settings, default_workdir, identity
+from experiments.settings import ROLLOUTS, Config, check_settings, default_workdir, identity
 from prefjax.checks import InputError, refuse, require
 from prefjax.data import PROMPT_COMPLETION, load_tokenizer, read_jsonl, train_tokenizer, write_world
 from prefjax.policy import DecoderConfig, init, save_huggingface
@@ -287,23 +287,35 @@ def on_embedded_task(config: Config) -> Config:
     size = QUICK if config.quick else FULL
     home = Path("runs") / f"embedded-{config.gold}-{config.seed}{'-quick' if config.quick else ''}"
     stages = prepare(config, home, size)
+    reward = replace(stages.judge, algorithm="reward", workdir=str(home / "reward"))
     if config.plan:
         # A plan needs shapes alone, and those of the start are those of every policy after it.
         require(
-            config.algorithm not in ("nash_md", "best_of_n"), "--plan", f"{config.algorithm} without files",
+            config.algorithm not in (*ROLLOUTS, "best_of_n"), "--plan", f"{config.algorithm} without files",
             "--model, --data and --judge", "Name them, or plan another algorithm.",
         )  # fmt: skip
     elif config.algorithm != "sft":
         run(stages.sft)
-        if config.algorithm in ("nash_md", "best_of_n"):
+        if config.algorithm == "ppo" and not config.reward_funcs:
+            run(reward)  # one completion a prompt has nobody to be preferred to
+        elif config.algorithm in (*ROLLOUTS, "best_of_n") and not config.reward_funcs:
             run(stages.judge)
+    judge = "" if config.reward_funcs else stages.nash_md.judge
+    online = replace(stages.nash_md, algorithm=config.algorithm, judge=judge, beta=config.beta)
     own = {
         "sft": stages.sft,
         "preference": stages.judge,
-        "reward": replace(stages.judge, algorithm="reward"),
+        "reward": reward,
         "dpo": stages.dpo,
+        "kto": replace(stages.dpo, algorithm="kto"),
         "nash_md": stages.nash_md,
-        "best_of_n": replace(stages.nash_md, algorithm="best_of_n", steps=1),
+        "online_dpo": online,
+        "xpo": online,
+        "grpo": replace(online, batch_size=32),
+        "rloo": replace(online, batch_size=64),
+        "ppo": replace(online, judge=judge and str(home / "reward" / "policy")),
+        "rejection": replace(online, batch_size=32),
+        "best_of_n": replace(online, steps=1),
     }[config.algorithm or ""]
     if config.plan:
         own = replace(own, model=stages.sft.model, plan=True)

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from experiments.problems import load_judge
+from experiments.loading import load_judge
 from experiments.selection import choose_best, make_chooser
 from experiments.settings import Config
 from prefjax.align import rows_of, summed_logps
@@ -25,6 +25,7 @@ from prefjax.data import (
 )
 from prefjax.evaluate import bootstrap_interval, mean_interval, tournament
 from prefjax.policy import load_huggingface, sample
+from prefjax.train import make_mesh
 
 
 class Policies(NamedTuple):
@@ -63,7 +64,7 @@ def evaluate(
 
     policy, start = load_huggingface(policies.sft, dtype=config.dtype)
     stop = (tokenizer.eos_token_id,)
-    judge, judge_params = load_judge(replace(config, judge=str(policies.judge)))
+    _, _, judge, judge_params = load_judge(replace(config, judge=str(policies.judge)), make_mesh())
 
     @jax.jit
     def draw(params, key):
@@ -152,7 +153,7 @@ def evaluate(
             "tokens": float(np.mean(d.rows["lengths"] - d.rows["prompt_lengths"])),
             "stopped": float(d.stopped.mean()),
         }
-    n = config.num_samples
+    n = config.group
     bound = math.log(n) - (n - 1) / n
     numbers["best-of-n"]["kl"] = {"mean": bound, "low": bound, "high": bound, "n": 0}
     names = list(drawn)

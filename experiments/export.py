@@ -9,14 +9,17 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 from jax.experimental import multihost_utils
+from safetensors.numpy import save_file
 
 from experiments.figures import draw_curves
 from experiments.problems import Problem
-from experiments.settings import Config
+from experiments.settings import LOSSES, Config
 from prefjax.checks import refuse, require
 from prefjax.data import TokenRows
-from prefjax.policy import save_huggingface
+from prefjax.policy import Policy, merge_adapters, save_huggingface, save_peft
+from prefjax.policy.huggingface_write import TOKENIZER_FILES
 from prefjax.train import Fitted, markdown_table, read_metrics, write_json, write_report
 
 
@@ -35,8 +38,8 @@ def to_host(params: Any) -> Any:
     )
 
 
-OURS = ("checkpoints", "best", "tensorboard", "figures", "policy", "metrics.jsonl", "report.md", "report.json",
-        "config.json", "completions.jsonl")  # fmt: skip
+OURS = ("checkpoints", "best", "tensorboard", "wandb", "figures", "policy", "adapter", "metrics.jsonl", "report.md",
+        "report.json", "config.json", "completions.jsonl")  # fmt: skip
 
 
 def check_workdir(workdir: Path, config: Config) -> None:
@@ -105,15 +108,38 @@ def export(
     config: Config, workdir: Path, problem: Problem, fitted: Fitted, rows: TokenRows, before, after
 ) -> Outcome:
     """policy/ in Hugging Face form, the report and its figure."""
-    target, params = workdir / "policy", to_host(fitted.state.params)
+    target, model = workdir / "policy", problem.model
+    params = to_host(model.joined(fitted.state.params))
     if jax.process_index() != 0:
         return Outcome(workdir, target, {})
-    save_huggingface(target, problem.policy, params, source_dir=config.model)
+    value = None
+    if set(params) == {"policy", "value"}:
+        params, value = params["policy"], params["value"]
+    write_policy(config, workdir, model.policy, params)
+    if value is not None:
+        save_file({f"v_head.summary.{name}": np.asarray(leaf) for name, leaf in value.items()},
+                  target / "value_head.safetensors", metadata={"format": "pt"})  # fmt: skip
     if problem.judge:
         write_json(target / "judge.json", {"judge": problem.judge})
     text, summary = describe(config, workdir, fitted, rows, before, after)
     write_report(workdir, text, summary)
     return Outcome(workdir, target, summary)
+
+
+def write_policy(config: Config, workdir: Path, policy: Policy, params: Any) -> None:
+    """policy/ and, of a model with adapters, adapter/, as --lora-export asks."""
+    target = workdir / "policy"
+    if policy.config.lora is None:
+        save_huggingface(target, policy, params, source_dir=config.model)
+        return
+    alone = target if config.lora_export == "adapter" else workdir / "adapter"
+    if config.lora_export != "adapter":
+        save_huggingface(target, *merge_adapters(policy, params), source_dir=config.model)
+    if config.lora_export != "merged":
+        save_peft(alone, policy, params, base=Path(config.model).resolve())
+        for name in TOKENIZER_FILES:
+            if (Path(config.model) / name).is_file():
+                shutil.copyfile(Path(config.model) / name, alone / name)
 
 
 def describe(
@@ -144,7 +170,7 @@ def describe(
     )
     draw_curves(workdir / "figures" / "curves.png", lines, title=config.algorithm or "")
     took = sum(line["seconds"] for line in steps)
-    loss = config.loss if config.algorithm == "dpo" else None
+    loss = config.which_loss if config.algorithm in LOSSES else None
     early = (
         f", stopped early at the best held-out loss {fitted.best_validation:.4g}"
         if fitted.stopped_early_at

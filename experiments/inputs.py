@@ -1,11 +1,13 @@
 """What a run reads: a tokeniser, rows prepared and tokenised, and batches of them."""
 
 import sys
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 
-from experiments.problems import KINDS
+from experiments.problems import Shape, kinds_of
 from experiments.settings import Config
 from prefjax.checks import require
 from prefjax.data import (
@@ -13,21 +15,66 @@ from prefjax.data import (
     Records,
     TokenRows,
     batches,
+    concatenate,
+    end_of_turn,
+    kind_of,
     load_tokenizer,
-    prepare_jsonl,
+    open_table,
+    pack,
+    parse_sources,
+    prepare,
     tokenise,
     tokenizer_fingerprint,
 )
 from prefjax.policy import read_config
 
 
+class Rows(NamedTuple):
+    """Rows of one or several sources, as they were read and as tokens."""
+
+    records: tuple[Records, ...]
+    tokens: TokenRows
+    weights: (
+        tuple[float, ...] | None
+    )  # the share of each source in what is drawn; None: every row once an epoch
+
+    def identity(self) -> dict:
+        sources = [records.identity._asdict() for records in self.records]
+        return {"sources": sources, "weights": self.weights, **self.tokens.counts}
+
+    def originals(self, indices: Sequence[int]) -> list[Mapping[str, Any]]:
+        """The rows, as they were read, that token rows were made of."""
+        counts = [count for _, count in self.tokens.parts] or [len(self.tokens.lines)]
+        ends = np.cumsum(counts)
+        found = []
+        for index in indices:
+            part = int(np.searchsorted(ends, index, side="right"))
+            rows = self.records[part].rows
+            at = int(np.searchsorted(_Lines(rows), int(self.tokens.lines[index])))
+            found.append(rows[at])
+        return found
+
+
+class _Lines(Sequence):
+    """The line numbers of rows, which ascend, for a search that looks at few of them."""
+
+    def __init__(self, rows: Sequence[Mapping[str, Any]]):
+        self._rows = rows
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index):
+        return self._rows[index]["line"]
+
+
 class Input(NamedTuple):
     """What a run reads, tokenised."""
 
     tokenizer: Any
-    records: Records
-    rows: TokenRows
-    held_out: TokenRows | None
+    stop_tokens: tuple[int, ...]
+    rows: Rows
+    held_out: Rows | None
 
 
 def read_input(config: Config) -> Input:
@@ -41,21 +88,30 @@ def read_input(config: Config) -> Input:
                 same, f"--{name}", f"the tokeniser of {directory} is another one", f"that of --model, {config.model}",
                 "Its token ids would be read as other words. Train it from the same start.",
             )  # fmt: skip
-    records, rows = read_rows(config, config.data, tokenizer)
-    held_out = read_rows(config, config.eval_data, tokenizer)[1] if config.eval_data else None
-    return Input(tokenizer, records, rows, held_out)
+    rows = read_rows(config, config.data, tokenizer)
+    held_out = read_rows(config, config.eval_data, tokenizer) if config.eval_data else None
+    stop = [tokenizer.eos_token_id, end_of_turn(tokenizer)]
+    return Input(tokenizer, tuple(dict.fromkeys(t for t in stop if t is not None)), rows, held_out)
 
 
-def read_rows(config: Config, path: str, tokenizer: Any) -> tuple[Records, TokenRows]:
-    records = prepare_jsonl(path, KINDS[config.algorithm or ""], bad=config.bad_rows)
-    rows = tokenise(
-        records, tokenizer, max_length=config.max_length, overlong=config.overlong or "truncate",
-        boundary=config.boundary,
-    )  # fmt: skip
-    counts = {reason: n for reason, n in rows.counts.items() if n and reason not in ("rows", "kept")}
-    left_out = {**records.skipped, **counts}
-    if left_out and jax.process_index() == 0:
-        print(f"{path}: " + ", ".join(f"{n} {reason}" for reason, n in left_out.items()), file=sys.stderr)
+def read_rows(config: Config, data: str, tokenizer: Any) -> Rows:
+    sources = parse_sources(data, where="--data")
+    records = tuple(prepare_any(source.path, config) for source in sources)
+    parts = []
+    for each in records:
+        rows = tokenise(
+            each, tokenizer, max_length=config.max_length, overlong=config.overlong or "truncate",
+            boundary=config.boundary, assistant_only=config.assistant_only,
+        )  # fmt: skip
+        counts = {reason: n for reason, n in rows.counts.items() if n and reason not in ("rows", "kept")}
+        left_out = {**each.skipped, **counts}
+        if left_out and jax.process_index() == 0:
+            print(
+                f"{each.source}: " + ", ".join(f"{n} {reason}" for reason, n in left_out.items()),
+                file=sys.stderr,
+            )
+        parts.append(rows)
+    rows = concatenate(parts)
     # An id that the model does not have would be read as its last one, in silence.
     highest = max(int(field.tokens.max()) for field in rows.fields.values())
     vocabulary = read_config(config.model).vocab_size
@@ -64,12 +120,47 @@ def read_rows(config: Config, path: str, tokenizer: Any) -> tuple[Records, Token
         f"its tokeniser gives ids up to {max(highest, tokenizer.eos_token_id)}", f"ids below vocab_size, {vocabulary}",
         "Take the tokeniser that belongs to the model.",
     )  # fmt: skip
-    return records, rows
+    weights = tuple(float(source.weight or 0) for source in sources)
+    return Rows(records, rows, weights if sources[0].weight is not None else None)
 
 
-def row_batches(config: Config, rows: TokenRows, *, shuffle: bool | None = None) -> Batches:
-    return batches(
-        rows, batch_size=config.batch_size or 0, seed=config.seed,
-        shuffle=config.shuffle if shuffle is None else shuffle,
-        process_index=jax.process_index(), process_count=jax.process_count(),
-    )  # fmt: skip
+def prepare_any(path: str, config: Config) -> Records:
+    """Rows of the kind that the algorithm learns from; of several kinds, the one that the first row's columns fit."""
+    first, *others = kinds_of(config.algorithm or "")
+    kind = first
+    if others:
+        row = next((record for _, record in open_table(path).records() if isinstance(record, Mapping)), {})
+        found = kind_of(row)
+        kind = found if found in others else first
+    return prepare(path, kind, bad=config.bad_rows)
+
+
+def shape_of(source: Input, config: Config) -> Shape:
+    """What the longest rows say of a program's arrays."""
+    both = [rows.tokens for rows in (source.rows, source.held_out) if rows is not None]
+    targets = 0
+    if config.packing:
+        for rows in (source.rows, source.held_out):
+            if rows is not None:
+                data = row_batches(config, rows)
+                targets = max(targets, int(data.about["targets"]))
+                data.close()
+    return Shape(max(rows.longest_completion() for rows in both), targets)
+
+
+def row_batches(config: Config, rows: Rows, *, shuffle: bool | None = None) -> Batches:
+    common: dict[str, Any] = {
+        "batch_size": config.batch_size or 0, "seed": config.seed,
+        "shuffle": config.shuffle if shuffle is None else shuffle,
+        "process_index": jax.process_index(), "process_count": jax.process_count(),
+    }  # fmt: skip
+    if config.packing:
+        require(
+            rows.weights is None,
+            "--packing",
+            "sources with weights",
+            "sources without",
+            "Leave out one of the two.",
+        )
+        return pack(rows.tokens, width=-(-config.max_length // 8) * 8, **common)
+    return batches(rows.tokens, weights=rows.weights if shuffle is None else None, **common)

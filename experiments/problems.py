@@ -1,150 +1,157 @@
 """What distinguishes one algorithm from another: an objective, and what its batches need beside their rows."""
 
-import json
 from collections.abc import Callable
-from dataclasses import replace
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
 
+from experiments.loading import Model, load_reference, load_trained
 from experiments.settings import Config
 from prefjax.align import (
     PAIRED_LOSSES,
+    UNPAIRED_LOSSES,
+    add_mean_length,
+    add_mean_reward,
+    add_mismatched_kl,
+    add_packed_reference,
     add_reference,
+    add_unpaired_reference,
     loss_at_start,
-    nash_md_objective,
-    nash_md_rollout,
+    packed_paired_objective,
+    packed_sft_objective,
     paired_objective,
-    preference_judge,
+    pairs_at_once,
     preference_objective,
-    reward_judge,
     reward_objective,
     sft_objective,
+    unpaired_objective,
 )
-from prefjax.checks import refuse, require
-from prefjax.data import PREFERENCE, PROMPT_COMPLETION, PROMPT_ONLY
-from prefjax.policy import DecoderConfig, Policy, abstract, load_huggingface, read_config
-from prefjax.train import TrainState, step_key
+from prefjax.checks import refuse
+from prefjax.data import LANGUAGE_MODELING, PREFERENCE, PROMPT_COMPLETION, PROMPT_ONLY, UNPAIRED, Kind
+from prefjax.types import Weighted
 
-KINDS = {
-    "sft": PROMPT_COMPLETION, "dpo": PREFERENCE, "reward": PREFERENCE, "preference": PREFERENCE,
-    "nash_md": PROMPT_ONLY, "best_of_n": PROMPT_ONLY,
+KINDS: dict[str, tuple[Kind, ...]] = {
+    "sft": (PROMPT_COMPLETION, LANGUAGE_MODELING), "dpo": (PREFERENCE,), "reward": (PREFERENCE,),
+    "preference": (PREFERENCE,), "kto": (UNPAIRED,),
 }  # fmt: skip
 BILINEAR_SCORES = 8  # two for Bradley–Terry, the others for what is not transitive
 
 
-class Problem(NamedTuple):
-    """One algorithm, for a loop that knows none of them."""
+def kinds_of(algorithm: str) -> tuple[Kind, ...]:
+    """The kinds of rows that an algorithm learns from; where there are several, a file may have any one."""
+    return KINDS.get(algorithm, (PROMPT_ONLY,))
 
-    policy: Policy
-    params: Any
+
+def as_it_is(frozen: Any, params: Any, key: Any, batch: dict) -> dict:
+    return batch
+
+
+class Problem(NamedTuple):
+    """One algorithm, for a loop that knows none of them.
+
+    A batch of rows becomes what the objective asks for by `extend`, then, where rewards are programmed, by functions
+    on the host, then by `finish`; both are `frozen, params, key, batch -> batch` and compiled.
+    """
+
+    model: Model
     objective: Callable
     frozen: Any = ()  # parameters that are read and never trained: a reference, a judge
-    extend: Callable = lambda frozen, state, batch: batch  # adds to the rows what the objective asks for
+    extend: Callable = as_it_is
+    scored: bool = False  # whether rewards come from functions, between `extend` and `finish`
+    finish: Callable = as_it_is
+    arrange: Callable | None = None  # `batch, key -> batch` of several updates, [U, M, B, ...]
+    updates: int = 1
     at_start: dict[str, float] = {}  # noqa: RUF012  what step 1 must show; a NamedTuple's default is never changed
     judge: str = ""  # what comes out, if not a policy: a reward model, or a preference model of some form
 
 
-def make_problem(config: Config, *, longest: int, stop_tokens: tuple[int, ...]) -> Problem:
-    """Loads what the algorithm needs and joins it to its objective.
+class Shape(NamedTuple):
+    """What the data says of a program's arrays."""
 
-    Args:
-      longest: tokens of the longest completion in the data.
-      stop_tokens: what ends a sampled completion.
-    """
-    algorithm = config.algorithm
+    longest: int  # tokens of the longest completion
+    targets: int = 0  # of packed rows: learned tokens of the fullest one
+
+
+def offline_problem(config: Config, mesh: Mesh, shape: Shape) -> Problem:
+    """Learning from rows alone."""
+    algorithm, longest = config.algorithm, shape.longest
     if algorithm == "sft":
-        policy, params = load(config, config.model)
-        return Problem(policy, params, sft_objective(policy, max_completion=longest))
+        model = load_trained(config, mesh)
+        if config.packing:
+            return Problem(model, packed_sft_objective(model.policy, max_targets=shape.targets))
+        return Problem(model, sft_objective(model.policy, max_completion=longest))
     if algorithm == "reward":
-        policy, params = load(config, config.model, num_scores=1)
-        return Problem(policy, params, reward_objective(policy), judge="reward")
+        model = load_trained(config, mesh, num_scores=1)
+        return Problem(model, reward_objective(model.policy), judge="reward")
     if algorithm == "preference":
         # A bilinear head that starts at 0 has gradient 0; a joint one may, and then every preference is 1/2.
         bilinear = config.preference_form == "bilinear"
         head_key = jax.random.key(config.seed) if bilinear else None
-        policy, params = load(
-            config, config.model, num_scores=BILINEAR_SCORES if bilinear else 1, score_key=head_key
-        )
-        objective = preference_objective(policy, form=config.preference_form, max_completion=longest)
-        return Problem(policy, params, objective, judge=config.preference_form)
-
-    policy, params = load(config, config.model)
-    reference = load_reference(config, policy)
-    from_start = config.reference == config.model
+        model = load_trained(config, mesh, num_scores=BILINEAR_SCORES if bilinear else 1, score_key=head_key)
+        objective = preference_objective(model.policy, form=config.preference_form, max_completion=longest)
+        return Problem(model, objective, judge=config.preference_form)
     if algorithm == "dpo":
-        paired = PAIRED_LOSSES[config.loss]
-        add = add_reference(policy, max_completion=longest)
+        return pairs_problem(config, mesh, shape)
+    if algorithm == "kto":
+        return unpaired_problem(config, mesh, shape)
+    refuse("--algorithm", repr(algorithm), "one that learns from rows", "See --help.")
+
+
+def pairs_problem(config: Config, mesh: Mesh, shape: Shape) -> Problem:
+    model = load_trained(config, mesh)
+    paired = PAIRED_LOSSES[config.which_loss]
+    numbers = {"beta": config.price, "label_smoothing": config.label_smoothing}
+    if config.packing:
+        add = add_packed_reference(model.policy, max_targets=shape.targets)
+        objective = packed_paired_objective(model.policy, paired, max_targets=shape.targets, **numbers)
+    else:
+        add = add_reference(model.policy, max_completion=shape.longest)
+        rows, at_once = config.micro_batch_size or 1, None
+        if mesh.size == 1:
+            at_once = pairs_at_once(
+                rows, max_completion=shape.longest, vocab_size=model.policy.config.vocab_size
+            )
         objective = paired_objective(
-            policy, paired, beta=config.price, label_smoothing=config.label_smoothing, max_completion=longest
+            model.policy, paired, max_completion=shape.longest, at_once=at_once, **numbers
         )
-        first = loss_at_start(paired, beta=config.price, label_smoothing=config.label_smoothing)
-        return Problem(
-            policy, params, objective, frozen=reference, extend=lambda frozen, state, batch: add(frozen, batch),
-            at_start={"rewards/margins": 0.0, "loss": first} if from_start else {},
-        )  # fmt: skip
 
-    judge, judge_params = load_judge(config)
-    rollout = nash_md_rollout(
-        policy, judge, max_new_tokens=config.max_new_tokens, stop_tokens=stop_tokens,
-        mixture_coef=config.mixture_coef, temperature=config.temperature,
-    )  # fmt: skip
+    def extend(frozen, params, key, batch):
+        batch = add_mean_length(batch) if paired.likelihood else batch
+        return add(frozen["reference"], batch) if paired.reference else batch
 
-    def extend(frozen, state: TrainState, batch: dict) -> dict:
-        return rollout(state.params, frozen["reference"], frozen["judge"], batch, step_key(state))
-
-    # At another temperature than 1 the sampler's distribution is not the policy's, and no ratio is promised.
-    on_policy = {"ratio": 1.0} if config.temperature == 1.0 else {}
-    return Problem(
-        policy, params, nash_md_objective(policy, beta=config.price, max_new_tokens=config.max_new_tokens),
-        frozen={"reference": reference, "judge": judge_params}, extend=extend,
-        at_start={**on_policy, **({"kl": 0.0} if from_start else {})},
-    )  # fmt: skip
+    if not paired.reference:
+        return Problem(model, objective, extend=extend)
+    start = {}
+    if config.reference == config.model:
+        start = {"rewards/margins": 0.0}
+        if not paired.likelihood:
+            start["loss"] = loss_at_start(paired, **numbers)
+    frozen = {"reference": load_reference(config, mesh, model)}
+    return Problem(model, objective, frozen, extend, at_start=start)
 
 
-def load(config: Config, directory: str, **head: Any) -> tuple[Policy, Any]:
-    """A policy and its parameters; their shapes only, where a plan is asked for."""
-    if config.plan:
-        return abstract(read_config(directory, dtype=config.dtype, num_scores=head.get("num_scores")))
-    return load_huggingface(directory, dtype=config.dtype, **head)
+def unpaired_problem(config: Config, mesh: Mesh, shape: Shape) -> Problem:
+    model, longest = load_trained(config, mesh), shape.longest
+    unpaired = UNPAIRED_LOSSES[config.which_loss]
+    add = add_unpaired_reference(model.policy, max_completion=longest)
+    add_kl = add_mismatched_kl(model.policy, max_completion=longest)
+    add_shift = add_mean_reward(model.policy, beta=config.price, max_completion=longest)
 
+    def extend(frozen, params, key, batch):
+        batch = add(frozen["reference"], batch)
+        if unpaired.statistic == "kl":
+            return add_kl(params, frozen["reference"], batch)
+        if unpaired.statistic == "shift":
+            # Of this step alone: what is carried from step to step would have to be part of the state.
+            return add_shift(params, batch, Weighted(jnp.zeros(()), jnp.zeros(())))[0]
+        return batch
 
-def load_reference(config: Config, policy: Policy) -> Any:
-    """π₀, in arrays of its own: a training step consumes the parameters that it is given."""
-    other, params = load(config, config.reference)
-    # Which only a new model reads.
-    theirs = replace(other.config, initializer_range=policy.config.initializer_range)
-    require(
-        theirs == policy.config, "--reference",
-        f"{config.reference} has another architecture ({_differences(policy.config, theirs)})", "that of --model",
-        "Take the model that training started from.",
-    )  # fmt: skip
-    return params
-
-
-def load_judge(config: Config) -> tuple[Callable, Any]:
-    """A judge by what its judge.json says it is; without one, a reward model, as TRL's RewardTrainer saves it."""
-    policy, params = load(config, config.judge)
-    require(
-        policy.config.num_scores > 0, "--judge", f"{config.judge} is a language model", "a model with a score head",
-        "Train one with --algorithm preference or reward.",
-    )  # fmt: skip
-    about = Path(config.judge) / "judge.json"
-    try:
-        kind: Any = json.loads(about.read_text())["judge"] if about.exists() else "reward"
-    except (ValueError, KeyError, TypeError):
-        kind = "not to be read"
-    if kind == "reward":
-        return reward_judge(policy), params
-    if kind not in ("bilinear", "joint"):
-        refuse(
-            f"{about}",
-            f"the kind of judge is {kind}",
-            "reward, bilinear or joint",
-            "Use the directory as it was exported.",
-        )
-    return preference_judge(policy, form=kind, max_completion=config.max_new_tokens), params
+    objective = unpaired_objective(model.policy, unpaired, beta=config.price, max_completion=longest)
+    frozen = {"reference": load_reference(config, mesh, model)}
+    start = {"rewards/margins": 0.0} if config.reference == config.model else {}
+    return Problem(model, objective, frozen, extend, at_start=start)
 
 
 def check_start(expected: dict[str, float], config: Config) -> Callable | None:
@@ -164,8 +171,3 @@ def check_start(expected: dict[str, float], config: Config) -> Callable | None:
                 )  # fmt: skip
 
     return check
-
-
-def _differences(ours: DecoderConfig, theirs: DecoderConfig) -> str:
-    pairs = {name: (value, vars(theirs)[name]) for name, value in vars(ours).items()}
-    return ", ".join(f"{name} {b}, not {a}" for name, (a, b) in pairs.items() if a != b)

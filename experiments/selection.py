@@ -10,20 +10,21 @@ import numpy as np
 
 from experiments.export import opened_workdir
 from experiments.inputs import Input
-from experiments.problems import load, load_judge
+from experiments.loading import load, load_judge
+from experiments.rewarding import Scorer
 from experiments.settings import Config
 from prefjax.align import best_of_n, round_robin, rows_of
 from prefjax.data import TokenRows, batches
 from prefjax.policy import sample
-from prefjax.train import write_report, write_text
+from prefjax.train import make_mesh, write_report, write_text
 
 
-def make_chooser(config: Config, policy, judge, *, stop_tokens: tuple[int, ...]) -> Callable:
-    """Compiles `params, judge_params, prompts, lengths, key -> rows, preference`: the favourite of n completions of
-    every prompt, and the mean probability with which the judge prefers it to the other n - 1."""
+def make_chooser(config: Config, policy, judge: Callable, *, stop_tokens: tuple[int, ...]) -> Callable:
+    """Compiles `params, judge_params, prompts, lengths, key, index -> rows, preference`: the favourite of n completions
+    of every prompt, and the mean probability with which the judge prefers it to the other n - 1."""
 
     @jax.jit
-    def choose(params, judge_params, prompts, lengths, key):
+    def choose(params, judge_params, prompts, lengths, key, index):
         def draw(key):
             return rows_of(
                 sample(
@@ -38,61 +39,103 @@ def make_chooser(config: Config, policy, judge, *, stop_tokens: tuple[int, ...])
                 )
             )
 
-        candidates = jax.lax.map(draw, jax.random.split(key, config.num_samples))
+        candidates = jax.lax.map(draw, jax.random.split(key, config.group))
         table = round_robin(judge, judge_params, candidates)
         winner, row = best_of_n(table), jnp.arange(prompts.shape[0])
-        over_others = (jnp.sum(table, axis=1) - 0.5) / max(config.num_samples - 1, 1)
+        over_others = (jnp.sum(table, axis=1) - 0.5) / max(config.group - 1, 1)
         return jax.tree.map(lambda leaf: leaf[winner, row], candidates), over_others[winner, row]
 
     return choose
 
 
+def make_scored_chooser(config: Config, policy, scorer: Scorer, *, stop_tokens: tuple[int, ...]) -> Callable:
+    """The same with rewards by functions: the completion with the largest reward, and that reward."""
+
+    @jax.jit
+    def draw(params, prompts, lengths, key):
+        def one(key):
+            return rows_of(
+                sample(
+                    policy,
+                    params,
+                    prompts,
+                    lengths,
+                    key,
+                    max_new_tokens=config.max_new_tokens,
+                    temperature=config.temperature,
+                    stop_tokens=stop_tokens,
+                )
+            )
+
+        return jax.lax.map(one, jax.random.split(key, config.group))
+
+    def choose(params, _, prompts, lengths, key, index):
+        candidates = jax.device_get(draw(params, prompts, lengths, key))
+        each = [
+            scorer.rewards({name: leaf[i] for name, leaf in candidates.items()}, index, 0)
+            for i in range(config.group)
+        ]
+        rewards = np.where(np.isnan(each), -np.inf, each)
+        winner, row = rewards.argmax(axis=0), np.arange(len(index))
+        return {name: leaf[winner, row] for name, leaf in candidates.items()}, rewards[winner, row]
+
+    return choose
+
+
 def choose_best(choose: Callable, params, judge_params, rows: TokenRows, *, batch_size: int, seed: int):
-    """The token ids of the kept completion of every prompt in file order, and how much the judge prefers it."""
+    """The token ids of the kept completion of every prompt in file order, and how good it is (see `make_chooser`)."""
     source = batches(rows, batch_size=min(batch_size, len(rows.lines)), shuffle=False)
     kept: list[np.ndarray] = []
-    preferences: list[float] = []
+    worth: list[float] = []
     for number in range(source.steps_per_epoch):
         batch = next(source)
         key = jax.random.fold_in(jax.random.key(seed), number)
-        chosen, over_others = jax.device_get(
-            choose(params, judge_params, batch["prompt"]["tokens"], batch["prompt"]["lengths"], key)
+        prompts, index = batch["prompt"], np.maximum(batch["index"], 0)
+        chosen, how_good = jax.device_get(
+            choose(params, judge_params, prompts["tokens"], prompts["lengths"], key, index)
         )
         for i in np.flatnonzero(batch["weight"]):
             kept.append(chosen["tokens"][i, chosen["prompt_lengths"][i] : chosen["lengths"][i]])
-            preferences.append(float(over_others[i]))
+            worth.append(float(how_good[i]))
     source.close()
-    return kept, preferences
+    return kept, worth
 
 
-def run_best_of_n(config: Config, workdir: Path, source: Input, who: dict) -> tuple[Path, dict]:
+def run_best_of_n(
+    config: Config, workdir: Path, source: Input, who: dict, scorer: Scorer | None
+) -> tuple[Path, dict]:
     """Writes completions.jsonl (the prompts as they were given, and the kept completions) and a report."""
-    policy, params = load(config, config.model)
-    judge, judge_params = load_judge(config)
-    choose = make_chooser(config, policy, judge, stop_tokens=(source.tokenizer.eos_token_id,))
-    kept, preferences = choose_best(
-        choose, params, judge_params, source.rows, batch_size=config.batch_size or 64, seed=config.seed
+    mesh = make_mesh()  # one device: what it writes does not depend on how many there are
+    policy, params = load(config, config.model, mesh, frozen=True)
+    n = config.group
+    if scorer is None:
+        _, _, judge, judge_params = load_judge(config, mesh)
+        choose = make_chooser(config, policy, judge, stop_tokens=source.stop_tokens)
+        measured, said = (
+            "preference_over_others",
+            f"the judge prefers the kept one to the other {n - 1} with mean probability",
+        )
+    else:
+        judge_params, choose = (), make_scored_chooser(config, policy, scorer, stop_tokens=source.stop_tokens)
+        measured, said = "reward", "the mean reward of the kept ones is"
+    kept, worth = choose_best(
+        choose, params, judge_params, source.rows.tokens, batch_size=config.batch_size or 64, seed=config.seed
     )
-    target, mean = workdir / "completions.jsonl", float(np.mean(preferences))
-    summary = {
-        "algorithm": "best_of_n",
-        "n": config.num_samples,
-        "prompts": len(kept),
-        "preference_over_others": mean,
-    }
-    text = {row["line"]: row["prompt"] for row in source.records.rows}
-    lines = [
-        {"prompt": text[int(line)], "completion": source.tokenizer.decode(ids, skip_special_tokens=True)}
-        for line, ids in zip(source.rows.lines, kept, strict=True)
-    ]
-    others = f"the judge prefers the kept one to the other {config.num_samples - 1} with mean probability {mean:.3f}"
+    target, mean = workdir / "completions.jsonl", float(np.mean(worth))
+    summary = {"algorithm": "best_of_n", "n": n, "prompts": len(kept), measured: mean}
+    lines = []
+    for row, ids in zip(source.rows.originals(range(len(kept))), kept, strict=True):
+        text = source.tokenizer.decode(ids, skip_special_tokens=True)
+        chat = not isinstance(row["prompt"], str)
+        completion = [{"role": "assistant", "content": text}] if chat else text
+        lines.append({"prompt": row["prompt"], "completion": completion})
     with opened_workdir(workdir, config, who):
         if jax.process_index() == 0:
             write_text(target, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+            about = f"; {said} {mean:.3f}" if n > 1 or scorer else ""
             write_report(
                 workdir,
-                f"# best of {config.num_samples}\n\n{len(kept)} prompts from `{config.data}`"
-                f"{'; ' + others if config.num_samples > 1 else ''}. They are in `completions.jsonl`.\n",
+                f"# best of {n}\n\n{len(kept)} prompts from `{config.data}`{about}. They are in `completions.jsonl`.\n",
                 summary,
             )
     return target, summary

@@ -7,10 +7,15 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Literal
 
-from prefjax.align import PAIRED_LOSSES
+from prefjax.align import PAIRED_LOSSES, UNPAIRED_LOSSES
 from prefjax.checks import require
+from prefjax.policy import LoraConfig
+from prefjax.policy.lora import TARGETS as LORA_TARGETS
 
-Algorithm = Literal["sft", "reward", "preference", "dpo", "nash_md", "best_of_n"]
+Algorithm = Literal[
+    "sft", "reward", "preference", "dpo", "kto", "nash_md", "online_dpo", "xpo", "grpo", "rloo", "ppo", "rejection",
+    "best_of_n",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -23,20 +28,30 @@ class Config:
     """
 
     algorithm: Algorithm | None = None
-    """sft, reward (Bradley–Terry), preference (two-input model), dpo (any --loss), nash_md, best_of_n."""
-    loss: str = "sigmoid"
-    """Loss on pairs, by TRL's name: sigmoid, ipo, hinge, robust, apo_zero, sppo_hard."""
+    """sft, reward (Bradley–Terry), preference (two-input model), dpo (pairs, any --loss), kto (single completions, any
+    --loss), and with completions drawn on the way: nash_md, online_dpo, xpo, grpo, rloo, ppo, rejection (imitates the
+    best of n); best_of_n only draws."""
+    loss: str | None = None
+    """By TRL's name. dpo, online_dpo: sigmoid (unless given), ipo, hinge, robust, simpo, orpo, …; kto: kto (unless
+    given), bco, apo_zero_unpaired; grpo: dapo (unless given), grpo, bnpo, dr_grpo, cispo."""
     model: str = ""
     """Hugging Face directory to start from."""
     data: str = ""
-    """JSON Lines with the columns prompt, completion (sft); prompt, chosen, rejected (dpo, reward, preference); or
-    prompt (nash_md, best_of_n)."""
+    """JSON Lines, Parquet, a directory of Parquet files, or tfds:NAME, in TRL's columns; text or messages. Several,
+    with their shares: a.jsonl=0.7,b.parquet=0.3. sft: prompt, completion (or text, or messages); dpo, reward,
+    preference: prompt, chosen, rejected; kto: prompt, completion, label; the others: prompt."""
     eval_data: str = ""
     """The same kind of file, held out: measured every --eval-every steps and at the end."""
     reference: str = ""
     """Hugging Face directory of the frozen reference π₀; --model unless given."""
     judge: str = ""
-    """Hugging Face directory of a reward or preference model, for nash_md and best_of_n."""
+    """Hugging Face directory of a reward or preference model, for algorithms that draw completions."""
+    reward_funcs: str = ""
+    """Programmed rewards in place of --judge, with TRL's signature: file.py:name, package.module:name, …"""
+    reward_weights: str = ""
+    """One number for each function, by commas; 1 each unless given."""
+    reward_timeout: float = 60.0
+    """Seconds that one call of a reward function may take."""
     workdir: str = ""
     """Everything a run writes; runs/<algorithm>-<hash of what defines the run> unless given."""
     steps: int | None = None
@@ -46,7 +61,8 @@ class Config:
     micro_batch_size: int | None = None
     """Rows at a time, over all devices; cannot change the result, only the memory. --batch-size unless given."""
     learning_rate: float | None = None
-    """Peak rate. Unless given, TRL's: sft 2e-5, reward 1e-4, preference 1e-5, dpo 1e-6, nash_md 5e-7."""
+    """Peak rate. Unless given, TRL's: sft 2e-5, reward 1e-4, preference 1e-5, dpo, kto, grpo, rloo 1e-6, ppo 3e-6,
+    nash_md, online_dpo, xpo 5e-7, rejection 2e-5."""
     schedule: Literal["constant", "linear", "cosine"] = "constant"
     """What the rate does after warm-up, until --steps."""
     warmup_steps: int = 0
@@ -56,7 +72,7 @@ class Config:
     clip_norm: float = 1.0
     """Largest global gradient norm; 0 does not clip."""
     beta: float | None = None
-    """The price of KL: β of DPO and its relatives, τ of Nash-MD. 0.1 unless given."""
+    """The price of KL: β of DPO and its relatives, τ of Nash-MD. Unless given, TRL's: 0.1; rloo, ppo 0.05; grpo 0."""
     label_smoothing: float = 0.0
     """ε of sigmoid (then cDPO; TRL ignores it there) and robust."""
     mixture_coef: float = 0.125
@@ -67,8 +83,32 @@ class Config:
     """Longest completion to sample."""
     temperature: float = 1.0
     """Of sampling; at other values than 1, Nash-MD is slightly off-policy."""
-    num_samples: int = 8
-    """best_of_n: n."""
+    num_samples: int | None = None
+    """Completions of each prompt: n of best_of_n and rejection, the group of grpo and rloo. 8 unless given; rloo 2."""
+    num_iterations: int | None = None
+    """grpo, rloo: updates on each batch of completions, 1 unless given; ppo: epochs over it, 4 unless given."""
+    num_mini_batches: int = 1
+    """ppo: pieces of a batch of completions, an update each."""
+    epsilon: float = 0.2
+    """grpo, rloo, ppo: how far a probability ratio counts."""
+    epsilon_high: float | None = None
+    """grpo, rloo: the same upwards; --epsilon unless given. cispo: the cap itself."""
+    scale_rewards: Literal["group", "batch", "none"] = "group"
+    """grpo: what advantages are divided by; none is Dr. GRPO."""
+    importance_sampling_level: Literal["token", "sequence"] = "token"
+    """grpo: a ratio for each token, or one for the whole completion (GSPO)."""
+    mask_truncated_completions: bool = False
+    """grpo, rloo: completions that ran out of room count for nothing."""
+    alpha: float = 1e-5
+    """xpo: the price of optimism."""
+    vf_coef: float = 0.1
+    """ppo: weight of the value loss."""
+    epsilon_value: float = 0.2
+    """ppo: how far a value may move from what it was at the rollout."""
+    gamma: float = 1.0
+    """ppo: discount."""
+    lam: float = 0.95
+    """ppo: λ of advantage estimation."""
     max_length: int = 1024
     """Longest row (prompt and completion), in tokens."""
     overlong: Literal["truncate", "skip", "error"] | None = None
@@ -77,10 +117,30 @@ class Config:
     boundary: Literal["error", "joined", "separate"] = "error"
     """Where a token reaches across the end of a prompt: stop; give it to the completion, as TRL does after a warning;
     or tokenise the completion by itself."""
+    packing: bool = False
+    """sft, dpo: several sequences in one row of --max-length, without seeing each other; --batch-size counts rows."""
+    assistant_only: bool = False
+    """sft on messages: learn what the assistant says, by the marks of the chat template."""
     bad_rows: Literal["error", "skip"] = "error"
     """What to do with rows that cannot be used: stop with file and line, or leave out and count."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    """Of the computation; parameters and log-probabilities stay float32."""
+    """Of the computation; trained parameters and log-probabilities stay float32, frozen ones are held in it."""
+    lora_rank: int = 0
+    """Width of low-rank adapters; only they are trained then, and the reference is the model without. 0: none."""
+    lora_alpha: float = 32.0
+    """Adapters are scaled by alpha / rank."""
+    lora_targets: str = "q_proj,v_proj"
+    """Linear layers with adapters: q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj, or all-linear."""
+    lora_layers: str = ""
+    """Blocks with adapters, as 0,1,5 or 4-7; all unless given."""
+    lora_export: Literal["both", "merged", "adapter"] = "both"
+    """policy/ with the adapters merged, adapter/ with them alone as PEFT keeps them, or both."""
+    ema_decay: float = 0.0
+    """Keep an exponential moving average of the parameters, and export that; 0: none."""
+    remat: Literal["none", "dots", "block"] = "none"
+    """What the backward pass makes again: nothing, all but matrix products, or whole blocks (least memory)."""
+    scan_layers: bool = True
+    """Compile one block and loop over it; --no-scan-layers compiles all of them: slower to start, faster to run."""
     eval_every: int = 0
     """Steps between measurements on --eval-data; 0: only at the end."""
     patience: int = 0
@@ -95,6 +155,12 @@ class Config:
     """Devices along each axis, as data=4,fsdp=2,tensor=1; all along data unless given."""
     gold: Literal["utility", "majority"] = "utility"
     """Embedded task: transitive gold preference (a utility) or intransitive (the majority of three critics)."""
+    report_to: Literal["none", "wandb"] = "none"
+    """A tracker beside metrics.jsonl and TensorBoard."""
+    run_name: str = ""
+    """What the tracker calls the run; the name of the workdir unless given."""
+    project: str = "prefjax"
+    """The tracker's project."""
     fresh: bool = False
     """Remove what an earlier run left in the workdir and start over."""
     plan: bool = False
@@ -106,35 +172,71 @@ class Config:
 
     @property
     def price(self) -> float:
-        """β, as given or 0.1."""
-        return 0.1 if self.beta is None else self.beta
+        """β, as given or by the algorithm."""
+        return BETAS.get(self.algorithm or "", 0.1) if self.beta is None else self.beta
+
+    @property
+    def which_loss(self) -> str:
+        """The loss, as given or by the algorithm."""
+        return self.loss or {"kto": "kto", "grpo": "dapo"}.get(self.algorithm or "", "sigmoid")
+
+    @property
+    def group(self) -> int:
+        """Completions of each prompt."""
+        return self.num_samples or (2 if self.algorithm == "rloo" else 8)
+
+    @property
+    def iterations(self) -> int:
+        """Times that a batch of completions is gone through."""
+        return self.num_iterations or (4 if self.algorithm == "ppo" else 1)
 
 
+LOSSES: dict[str, tuple[str, ...]] = {
+    "dpo": tuple(PAIRED_LOSSES),
+    "online_dpo": tuple(
+        name for name, paired in PAIRED_LOSSES.items() if paired.reference and not paired.likelihood
+    ),
+    "kto": tuple(UNPAIRED_LOSSES),
+    "grpo": ("dapo", "grpo", "bnpo", "dr_grpo", "cispo"),
+}
+ROLLOUTS = ("nash_md", "online_dpo", "xpo", "grpo", "rloo", "ppo", "rejection")
+BETAS = {"grpo": 0.0, "rloo": 0.05, "ppo": 0.05}
 # Where, how long and on how many devices: a run may be resumed with other values of these.
 _NOT_IDENTITY = {
     "workdir", "steps", "micro_batch_size", "save_every", "eval_every", "mesh", "fresh", "plan", "chip", "quick",
-    "model", "data", "eval_data", "reference", "judge",
+    "model", "data", "eval_data", "reference", "judge", "remat", "scan_layers", "lora_export", "report_to", "run_name",
+    "project", "reward_funcs", "reward_timeout",
 }  # fmt: skip
 # Settings that only some algorithms read; the others are the same run whatever these are.
-_READ_BY = {
-    "loss": {"dpo"},
+_DRAWN = {*ROLLOUTS, "best_of_n"}
+_CLIPPED = {"grpo", "rloo", "ppo"}
+_READ_BY: dict[str, set[str]] = {
+    "loss": {"dpo", "kto", "grpo", "online_dpo"},
     "label_smoothing": {"dpo"},
-    "beta": {"dpo", "nash_md"},
+    "beta": {"dpo", "kto", *ROLLOUTS} - {"rejection"},
     "mixture_coef": {"nash_md"},
-    "max_new_tokens": {"nash_md", "best_of_n"},
-    "temperature": {"nash_md", "best_of_n"},
-    "num_samples": {"best_of_n"},
+    "max_new_tokens": _DRAWN,
+    "temperature": _DRAWN,
+    "reward_weights": _DRAWN,
+    "num_samples": {"best_of_n", "rejection", "grpo", "rloo"},
+    "num_iterations": _CLIPPED,
+    "epsilon": _CLIPPED,
+    "epsilon_high": {"grpo", "rloo"},
+    "scale_rewards": {"grpo"},
+    "importance_sampling_level": {"grpo"},
+    "mask_truncated_completions": {"grpo", "rloo"},
+    "alpha": {"xpo"},
+    "packing": {"sft", "dpo"},
+    "assistant_only": {"sft"},
     "preference_form": {"preference"},
     "gold": set(),  # of the whole way alone; a stage knows it by its data
+    **{name: {"ppo"} for name in ("num_mini_batches", "vf_coef", "epsilon_value", "gamma", "lam")},
 }
+_WITH_ADAPTERS = {"lora_alpha", "lora_targets", "lora_layers"}
 LEARNING_RATES = {
-    "sft": 2e-5,
-    "reward": 1e-4,
-    "preference": 1e-5,
-    "dpo": 1e-6,
-    "nash_md": 5e-7,
-    "best_of_n": 0.0,
-}
+    "sft": 2e-5, "reward": 1e-4, "preference": 1e-5, "dpo": 1e-6, "kto": 1e-6, "nash_md": 5e-7, "online_dpo": 5e-7,
+    "xpo": 5e-7, "grpo": 1e-6, "rloo": 1e-6, "ppo": 3e-6, "rejection": 2e-5, "best_of_n": 0.0,
+}  # fmt: skip
 
 
 def identity(config: Config, **contents: object) -> dict:
@@ -144,9 +246,13 @@ def identity(config: Config, **contents: object) -> dict:
         for f in fields(config)
         if f.name not in _NOT_IDENTITY
         and (config.algorithm is None or config.algorithm in _READ_BY.get(f.name, {config.algorithm}))
+        and (config.lora_rank or f.name not in _WITH_ADAPTERS)
     }
-    if "beta" in settings:
-        settings["beta"] = config.price
+    decided = {
+        "beta": config.price, "loss": config.which_loss, "num_samples": config.group,
+        "num_iterations": config.iterations,
+    }  # fmt: skip
+    settings.update({name: value for name, value in decided.items() if name in settings})
     return {**settings, **contents}
 
 
@@ -168,11 +274,20 @@ def digest_of_model(directory: str | Path) -> str:
 
 def check_settings(config: Config) -> None:
     """One clear error for a flag that cannot be meant."""
+    if config.algorithm in LOSSES:
+        losses = LOSSES[config.algorithm]
+        require(
+            config.which_loss in losses,
+            "--loss",
+            repr(config.loss),
+            f"one of {', '.join(losses)}",
+            "Names are TRL's.",
+        )
+    free = config.algorithm in ("grpo", "rloo", "ppo")
     require(
-        config.loss in PAIRED_LOSSES, "--loss", repr(config.loss), f"one of {', '.join(PAIRED_LOSSES)}",
-        "Names are TRL's.",
+        config.price > 0 or (free and config.price == 0), "--beta", f"{config.beta}",
+        f"a price of KL, {'0 or more' if free else 'more than 0'}", "Leave it out for TRL's.",
     )  # fmt: skip
-    require(config.price > 0, "--beta", f"{config.beta}", "a positive price of KL", "TRL's default is 0.1.")
     require(
         0 <= config.mixture_coef <= 1, "--mixture-coef", f"{config.mixture_coef}", "0 to 1",
         "0 is self-play, 1 the best response to the reference.",
@@ -192,13 +307,58 @@ def check_settings(config: Config) -> None:
     for name, value in flags.items():
         if isinstance(value, float):
             _require(math.isfinite(value), name, value, "a finite number")
-    for name in ("steps", "batch_size", "micro_batch_size", "learning_rate"):
+    for name in ("steps", "batch_size", "micro_batch_size", "learning_rate", "num_samples", "num_iterations", "epsilon",
+                 "epsilon_high", "epsilon_value", "reward_timeout", "lora_alpha"):  # fmt: skip
         _require(flags[name] is None or flags[name] > 0, name, flags[name], "a positive number")
-    for name in ("max_length", "max_new_tokens", "num_samples", "save_every"):
+    for name in ("max_length", "max_new_tokens", "num_mini_batches", "save_every"):
         _require(flags[name] >= 1, name, flags[name], "1 or more")
-    for name in ("warmup_steps", "weight_decay", "clip_norm", "eval_every", "patience"):
+    for name in (
+        "warmup_steps",
+        "weight_decay",
+        "clip_norm",
+        "eval_every",
+        "patience",
+        "lora_rank",
+        "alpha",
+        "vf_coef",
+    ):
         _require(flags[name] >= 0, name, flags[name], "0 or more")
+    for name in ("gamma", "lam"):
+        _require(0 <= flags[name] <= 1, name, flags[name], "0 to 1")
+    _require(0 <= config.ema_decay < 1, "ema_decay", config.ema_decay, "0 (none) to 1, without 1")
+    _require(
+        not config.reward_funcs or not config.judge,
+        "reward_funcs",
+        config.reward_funcs,
+        "one source of rewards: this or --judge",
+    )
+    _require(
+        config.algorithm != "rloo" or config.group >= 2,
+        "num_samples",
+        config.group,
+        "2 or more: each is measured by the others",
+    )
+    lora_of(config)
     _require(0 <= config.seed < 2**32, "seed", config.seed, "a whole number from 0 to 2³² - 1")
+
+
+def lora_of(config: Config) -> LoraConfig | None:
+    """The adapters that the flags ask for."""
+    if not config.lora_rank:
+        return None
+    targets = tuple(config.lora_targets.replace(" ", "").split(","))
+    targets = LORA_TARGETS if targets == ("all-linear",) else targets
+    unknown = sorted(set(targets) - set(LORA_TARGETS))
+    _require(
+        not unknown, "lora_targets", config.lora_targets, f"all-linear, or some of {', '.join(LORA_TARGETS)}"
+    )
+    layers: set[int] = set()
+    for part in filter(None, config.lora_layers.replace(" ", "").split(",")):
+        first, _, last = part.partition("-")
+        good = first.isdigit() and (not last or last.isdigit())
+        _require(good, "lora_layers", config.lora_layers, "blocks from 0 on, as 0,1,5 or 4-7")
+        layers |= set(range(int(first), int(last or first) + 1))
+    return LoraConfig(config.lora_rank, config.lora_alpha, targets, tuple(sorted(layers)))
 
 
 def _require(condition: bool, name: str, value: object, expected: str) -> None:

@@ -54,5 +54,5 @@ def summed_logps(policy: Policy, params, rows: dict, *, max_completion: int) -> 
     return jnp.sum(logps * mask, axis=-1)
 
 
-def completion_lengths(rows: dict) -> Float[Array, " B"]:
+def completion_lengths(rows: dict) -> Float[Array, "*batch"]:
     return (rows["lengths"] - rows["prompt_lengths"]).astype(jnp.float32)

@@ -22,40 +22,48 @@ import numpy as np
 from tqdm import tqdm
 
 from prefjax.checks import refuse
-from prefjax.data.jsonl import Bad, check_readable, parse_jsonl, require_rows
-from prefjax.data.records import Fault, Identity, Kind, Records, refuse_row
+from prefjax.data.columns import Fault
+from prefjax.data.jsonl import jsonl_table
+from prefjax.data.parquet import parquet_table
+from prefjax.data.records import Identity, Kind, Records, refuse_row
+from prefjax.data.tables import Bad, Table, check_bad, require_rows, sha256_of
+from prefjax.data.tfds_source import is_tfds_directory, tfds_table
 
-FORMAT = 1  # Part of every key: raise it when what is written changes, and old sets are made again.
+FORMAT = 2  # Part of every key: raise it when what is written changes, and old sets are made again.
 MANIFEST = "prefjax.json"
 SPLIT = "rows"
 
 
-def prepare_jsonl(
-    path: str | os.PathLike[str],
+def prepare(
+    source: str | os.PathLike[str],
     kind: Kind,
     *,
     bad: Bad = "error",
     cache: str | os.PathLike[str] | None = None,
     progress: bool | None = None,
 ) -> Records:
-    """Prepares a JSON Lines file, or finds it prepared, and opens it for random access.
+    """Prepares a source, or finds it prepared, and opens it for random access.
 
     Args:
-      path, kind, bad: as for `read_jsonl`.
+      source: a JSON Lines file (also `.gz`); a Parquet file, a directory of Parquet shards, or a pattern that
+        matches them; `tfds:NAME[/CONFIG][:VERSION][#SPLIT]`, or a directory that TFDS prepared.
+      kind: such as `PREFERENCE`: the columns that each row must have.
+      bad: what an unusable row does. "error" stops at the first one, "skip" leaves it out and counts it.
       cache: where prepared sets are kept: `$PREFJAX_CACHE` or `~/.cache/prefjax` unless given.
-      progress: whether to show a bar; None shows it on a terminal, for files of 16 MiB and more.
+      progress: whether to show a bar; None shows it on a terminal, for sources of 16 MiB and more.
 
-    Returns: `Records` whose rows are read from disk when asked for, in file order, with their line numbers.
-    Raises: `InputError` as `read_jsonl`, and where the cache cannot be written.
+    Returns: `Records` whose rows are read from disk when asked for, in the order of the source.
+    Raises: `InputError` with source and line for the first unusable row (unless skipped); with the source for
+      one that is missing, unreadable, empty, or left without a row; and where the cache cannot be written.
     """
-    source = check_readable(path, bad)
-    stat = os.stat(source)
-    small = stat.st_size < 16 * 2**20
+    check_bad(bad)
+    table = open_table(source)
+    before = table.stamp()
+    small = sum(size for size, _ in before) < 16 * 2**20
     quiet = (small or not sys.stderr.isatty()) if progress is None else not progress
-    before = (stat.st_size, stat.st_mtime_ns)
-    key = _key(_sha256(source, quiet), kind, bad)
-    place = cache_directory(cache) / f"{kind.name}-{key[:32]}"
-    if (found := _open(place, source, kind)) is not None:
+    sha256 = table.sha256(quiet)
+    place = cache_directory(cache) / f"{kind.name}-{_key(table, sha256, kind, bad)[:32]}"
+    if (found := _open(place, table.source, kind)) is not None:
         return found
 
     try:
@@ -70,18 +78,18 @@ def prepare_jsonl(
             "Name another one, or set PREFJAX_CACHE.",
         )
     try:
-        skipped, identity = _validate(source, kind, bad, quiet)
-        _write(draft, source, kind, identity.rows, quiet)
-        stat = os.stat(source)
-        if before != (stat.st_size, stat.st_mtime_ns):
-            refuse(source, "it changed while it was read", "a file at rest is expected", "Run again.")
-        files = {str(file.relative_to(draft)): _sha256(file) for file in _files(draft)}
+        skipped, rows = _validate(table, kind, bad, quiet)
+        _write(draft, table, kind, rows, quiet)
+        if before != table.stamp():
+            refuse(table.source, "it changed while it was read", "a file at rest is expected", "Run again.")
+        files = {str(file.relative_to(draft)): sha256_of(file) for file in _files(draft)}
+        identity = Identity(sha256, rows, kind.name)
         manifest = {"identity": identity._asdict(), "skipped": skipped, "files": files}
         (draft / MANIFEST).write_text(json.dumps(manifest, indent=1))
-        _move(draft, place, source, kind)
+        _move(draft, place, table.source, kind)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
-    opened = _open(place, source, kind)
+    opened = _open(place, table.source, kind)
     if opened is None:
         refuse(
             str(place),
@@ -92,52 +100,60 @@ def prepare_jsonl(
     return opened
 
 
+def open_table(source: str | os.PathLike[str]) -> Table:
+    """The table that a source names: by its prefix, its ending, or what a directory holds."""
+    source = os.fspath(source)
+    if source.startswith("tfds:") or (is_tfds_directory(source) and not os.path.isfile(source)):
+        return tfds_table(source)
+    return (
+        parquet_table(source) if source.endswith(".parquet") or os.path.isdir(source) else jsonl_table(source)
+    )
+
+
 def cache_directory(cache: str | os.PathLike[str] | None = None) -> Path:
     """Where prepared sets are kept: `cache`, else `$PREFJAX_CACHE`, else `~/.cache/prefjax`."""
     return Path(cache or os.environ.get("PREFJAX_CACHE") or Path.home() / ".cache" / "prefjax").expanduser()
 
 
 class PreparedRows(Sequence):
-    """The rows of a prepared set as text; TFDS hands them back as bytes, in an order of its own columns."""
+    """The rows of a prepared set, in the order of the source."""
 
-    def __init__(self, source: Any, kind: Kind):
-        self._source, self._kind = source, kind
+    def __init__(self, rows: Any):
+        self._rows = rows
 
     def __len__(self) -> int:
-        return len(self._source)
+        return len(self._rows)
 
     def __getitem__(self, index):
         if isinstance(index, slice):
             # Many at once: the file is read by blocks, in parallel.
-            return [self._row(row) for row in self._source.__getitems__(list(range(len(self))[index]))]
-        return self._row(self._source[range(len(self))[index]])
+            return [self._row(row) for row in self._rows.__getitems__(list(range(len(self))[index]))]
+        return self._row(self._rows[range(len(self))[index]])
 
-    def __iter__(self) -> Iterator[Mapping[str, str | int]]:
+    def __iter__(self) -> Iterator[Mapping[str, Any]]:
         for start in range(0, len(self), 1024):
             yield from self[start : start + 1024]
 
-    def _row(self, row: Mapping[str, Any]) -> Mapping[str, str | int]:
-        return {**{name: row[name].decode() for name in self._kind.columns}, "line": int(row["line"])}
+    def _row(self, row: Mapping[str, Any]) -> Mapping[str, Any]:
+        return {**json.loads(row["row"].decode("utf-8", "surrogatepass")), "line": int(row["line"])}
 
 
-def _validate(source: str, kind: Kind, bad: Bad, quiet: bool) -> tuple[dict[str, int], Identity]:
+def _validate(table: Table, kind: Kind, bad: Bad, quiet: bool) -> tuple[dict[str, int], int]:
     # A pass of its own, so that TFDS meets no bad row and an error is ours from first to last.
     skipped: Counter[str] = Counter()
-    digest, kept = hashlib.sha256(), 0
-    for line, row in tqdm(
-        parse_jsonl(source, kind, digest), desc=f"reading {source}", unit=" rows", disable=quiet
-    ):
+    kept = 0
+    for line, row in tqdm(table.rows(kind), desc=f"reading {table.source}", unit=" rows", disable=quiet):
         if isinstance(row, Fault):
             if bad == "error":
-                refuse_row(source, line, row)
+                refuse_row(table.source, line, row)
             skipped[row.reason] += 1
         else:
             kept += 1
-    require_rows(source, kept, skipped, kind)
-    return dict(skipped), Identity(digest.hexdigest(), kept, kind.name)
+    require_rows(table.source, kept, skipped, kind)
+    return dict(skipped), kept
 
 
-def _write(directory: Path, source: str, kind: Kind, rows: int, quiet: bool) -> None:
+def _write(directory: Path, table: Table, kind: Kind, rows: int, quiet: bool) -> None:
     # Here, so that `import prefjax.data` does not pay for a builder that reading JSON Lines never needs.
     import tensorflow_datasets as tfds
 
@@ -147,8 +163,9 @@ def _write(directory: Path, source: str, kind: Kind, rows: int, quiet: bool) -> 
         code_path = None  # No checksums of downloads lie beside this file: nothing is downloaded.
 
         def _info(self):
-            text = {name: tfds.features.Text() for name in kind.columns}
-            features = tfds.features.FeaturesDict({**text, "line": tfds.features.Scalar(np.int64)})
+            # A row is one JSON text, so that every kind fits, and extras of any shape.
+            columns = {"row": tfds.features.Text(), "line": tfds.features.Scalar(np.int64)}
+            features = tfds.features.FeaturesDict(columns)
             # TFDS shuffles by key unless told not to; file order is the order.
             return tfds.core.DatasetInfo(builder=self, features=features, disable_shuffling=True)
 
@@ -156,9 +173,13 @@ def _write(directory: Path, source: str, kind: Kind, rows: int, quiet: bool) -> 
             return {SPLIT: self._generate_examples()}
 
         def _generate_examples(self):
-            usable = ((n, row) for n, row in parse_jsonl(source, kind) if not isinstance(row, Fault))
-            for line, row in tqdm(usable, desc="preparing", total=rows, unit=" rows", disable=quiet):
-                yield line, {**row, "line": line}
+            usable = (row for _, row in table.rows(kind) if not isinstance(row, Fault))
+            shown = tqdm(usable, desc="preparing", total=rows, unit=" rows", disable=quiet)
+            for number, row in enumerate(shown):
+                line = row.pop("line")
+                # Extras may hold half a surrogate pair, which JSON can and UTF-8 cannot say.
+                text = json.dumps(row, ensure_ascii=False).encode("utf-8", "surrogatepass")
+                yield number, {"row": text, "line": line}
 
     with _hushed(tfds):
         builder = PrefjaxRows(data_dir=str(directory), file_format="array_record")
@@ -175,7 +196,7 @@ def _open(place: Path, source: str, kind: Kind) -> Records | None:
         manifest = json.loads((place / MANIFEST).read_text())
         identity = Identity(**manifest["identity"])
         files = manifest["files"]
-        if any(_sha256(place / name) != sha256 for name, sha256 in files.items()):
+        if any(sha256_of(place / name) != sha256 for name, sha256 in files.items()):
             return None
         (info,) = (name for name in files if name.endswith("dataset_info.json"))
         import tensorflow_datasets as tfds
@@ -184,7 +205,7 @@ def _open(place: Path, source: str, kind: Kind) -> Records | None:
             rows = tfds.builder_from_directory(str((place / info).parent)).as_data_source(SPLIT)
         if len(rows) != identity.rows:
             return None
-        return Records(kind, source, PreparedRows(rows, kind), dict(manifest["skipped"]), identity)
+        return Records(kind, source, PreparedRows(rows), dict(manifest["skipped"]), identity)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError):
         return None
 
@@ -217,24 +238,13 @@ def _beside(place: Path) -> Path:
     return place.with_name(f".{place.name}-{uuid.uuid4().hex}")
 
 
-def _key(sha256: str, kind: Kind, bad: Bad) -> str:
-    return hashlib.sha256(json.dumps([FORMAT, sha256, kind.name, kind.columns, bad]).encode()).hexdigest()
+def _key(table: Table, sha256: str, kind: Kind, bad: Bad) -> str:
+    made_from = [FORMAT, table.reader, sha256, kind.name, kind.columns, bad]
+    return hashlib.sha256(json.dumps(made_from).encode()).hexdigest()
 
 
 def _files(directory: Path) -> list[Path]:
     return sorted(file for file in directory.rglob("*") if file.is_file())
-
-
-def _sha256(path: str | Path, quiet: bool = True) -> str:
-    digest = hashlib.sha256()
-    size = os.stat(path).st_size
-    with open(path, "rb") as file, tqdm(
-        desc=f"hashing {path}", total=size, unit="B", unit_scale=True, disable=quiet
-    ) as bar:  # fmt: skip
-        while block := file.read(1 << 20):
-            digest.update(block)
-            bar.update(len(block))
-    return digest.hexdigest()
 
 
 @contextlib.contextmanager

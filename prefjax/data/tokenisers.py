@@ -59,7 +59,7 @@ def load_tokenizer(directory: str | os.PathLike[str]) -> Any:
 
 
 def check_tokenizer(tokenizer: Any, where: str = "the tokeniser") -> None:
-    """Raises `InputError` unless EOS exists, is is read as one token, and is not added to every text."""
+    """Raises `InputError` unless EOS exists, is read as one token, and is not added to every text."""
     eos, eos_id = tokenizer.eos_token, tokenizer.eos_token_id
     if eos is None or eos_id is None:
         refuse(
@@ -87,11 +87,12 @@ def check_tokenizer(tokenizer: Any, where: str = "the tokeniser") -> None:
         )
 
 
-def tokenizer_fingerprint(tokenizer: Any) -> str:
+def tokenizer_fingerprint(tokenizer: Any, *, template: bool = False) -> str:
     """A sha256 of what decides a tokeniser's ids, for the identity of a run.
 
-    Vocabulary, merges, normaliser, pre-tokeniser, post-processor and special tokens count; chat template,
-    padding side and what the last call set for truncation and padding do not.
+    Vocabulary, merges, normaliser, pre-tokeniser, post-processor and special tokens count; padding side and
+    what the last call set for truncation and padding do not. The chat template decides the ids of
+    conversations, and counts with `template`: two models that read one another's ids may differ in it.
     """
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is not None:
@@ -101,4 +102,5 @@ def tokenizer_fingerprint(tokenizer: Any) -> str:
     else:
         state = {"vocabulary": tokenizer.get_vocab(), "class": type(tokenizer).__name__}
     special = {"eos": tokenizer.eos_token_id, "bos": tokenizer.bos_token_id}
-    return hashlib.sha256(json.dumps([state, special], sort_keys=True).encode()).hexdigest()
+    parts = [state, special] + ([getattr(tokenizer, "chat_template", None)] if template else [])
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

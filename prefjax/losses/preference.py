@@ -1,6 +1,7 @@
-"""Losses on preference pairs: two completions, and which of them was liked."""
+"""Losses on preference pairs by the difference of their log-ratios: which of the two was liked, and no more."""
 
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from prefjax.rewards.arrays import aligned
@@ -128,54 +129,68 @@ def robust_dpo_loss(
     return ((1 - label_smoothing) * as_labelled - label_smoothing * flipped) / (1 - 2 * label_smoothing)
 
 
-def apo_zero_loss(
+def exo_pair_loss(
     chosen_logratio: Float[Array, "*batch"],
     rejected_logratio: Float[Array, "*batch"],
     *,
     beta: Scalar,
+    label_smoothing: Scalar,
 ) -> Float[Array, "*batch"]:
-    """Anchored preference optimisation, "zero": the chosen one up and the rejected one down, each for itself.
+    """Efficient exact optimisation on a pair: the reverse KL divergence to smoothed labels.
 
-        loss = 1 - σ(βρ⁺) + σ(βρ⁻),   ρ = log π(y|x) - log π₀(y|x)
+        loss = q log(q/(1 - ε)) + (1 - q) log((1 - q)/ε),   q = σ(z),   z = β(ρ⁺ - ρ⁻)
 
-    For data whose chosen completions are better than what the policy writes.
+    DPO minimises the other direction, from labels to policy; that one covers, this one seeks the mode.
 
     Args:
-      chosen_logratio: ρ⁺ of the preferred completion, summed over its tokens, in nats.
+      chosen_logratio: ρ⁺ = log π(y|x) - log π₀(y|x) of the preferred completion, summed over its tokens, in nats.
+      rejected_logratio: ρ⁻ of the other one.
+      beta: β > 0, in reward per nat away from π₀; the paper's β_π, with β_r inside its labels.
+      label_smoothing: ε in (0, 1/2). It cannot be 0, where the loss is infinite; TRL's users are told 1e-3.
+
+    Returns: a loss in nats for each pair; 0 at σ(z) = 1 - ε, where it rests. The slope in z is
+      q(1 - q)(z - log((1 - ε)/ε)): it vanishes far from π₀, also on the wrong side, where q has rounded to 0.
+    Raises: InputError where the shapes differ.
+    Source: Ji et al., "Towards Efficient Exact Optimization of Language Model Alignment", 2024, eq. 16
+      (arXiv:2402.00856).
+    """
+    chosen_logratio, rejected_logratio = aligned(
+        "exo_pair_loss", chosen_logratio=chosen_logratio, rejected_logratio=rejected_logratio
+    )
+    z = beta * (chosen_logratio - rejected_logratio)
+    right = jax.nn.sigmoid(z) * (jax.nn.log_sigmoid(z) - jnp.log1p(-label_smoothing))
+    wrong = jax.nn.sigmoid(-z) * (jax.nn.log_sigmoid(-z) - jnp.log(label_smoothing))
+    return right + wrong
+
+
+def discopop_loss(
+    chosen_logratio: Float[Array, "*batch"],
+    rejected_logratio: Float[Array, "*batch"],
+    *,
+    beta: Scalar,
+    temperature: Scalar = 0.05,
+) -> Float[Array, "*batch"]:
+    """DiscoPOP, the loss that a language model proposed: logistic where a pair is wrong, exponential where right.
+
+        loss = -(1 - μ) log σ(z) + μ e⁻ᶻ,   μ = σ(z/τ),   z = β(ρ⁺ - ρ⁻)
+
+    Not convex: with τ = 0.05 there is a local minimum at z = -0.12 and a hump at z = 0.07.
+
+    Args:
+      chosen_logratio: ρ⁺ = log π(y|x) - log π₀(y|x) of the preferred completion, summed over its tokens, in nats.
       rejected_logratio: ρ⁻ of the other one.
       beta: β > 0, in reward per nat away from π₀.
+      temperature: τ in (0, 1], TRL's `discopop_tau`. 0.05 is the paper's and TRL's; EasyDeL's default is 1.
 
-    Returns: a loss in (0, 2) for each pair; 1 where π = π₀. The gradient vanishes far from π₀, on both sides.
+    Returns: a loss for each pair; (1 + log 2)/2 where π = π₀.
     Raises: InputError where the shapes differ.
-    Source: D'Oosterlinck et al., "Anchored Preference Optimization", 2024, eq. 7 (arXiv:2408.06266).
+    Source: Lu et al., "Discovering Preference Optimization Algorithms with and for Large Language Models", 2024,
+      eq. 5 (arXiv:2406.08414).
     """
     chosen_logratio, rejected_logratio = aligned(
-        "apo_zero_loss", chosen_logratio=chosen_logratio, rejected_logratio=rejected_logratio
+        "discopop_loss", chosen_logratio=chosen_logratio, rejected_logratio=rejected_logratio
     )
-    # 1 - σ(z) as σ(-z), which keeps its digits where σ(z) has rounded to 1.
-    return jax.nn.sigmoid(-beta * chosen_logratio) + jax.nn.sigmoid(beta * rejected_logratio)
-
-
-def sppo_hard_loss(
-    chosen_logratio: Float[Array, "*batch"],
-    rejected_logratio: Float[Array, "*batch"],
-    *,
-    beta: Scalar,
-) -> Float[Array, "*batch"]:
-    """Self-play preference optimisation with hard labels: each log-ratio is regressed on its win or loss.
-
-        loss = (ρ⁺ - 1/(2β))² + (ρ⁻ + 1/(2β))²,   ρ = log π(y|x) - log π₀(y|x)
-
-    Args:
-      chosen_logratio: ρ⁺ of the winner, summed over its tokens, in nats; π₀ is the previous iterate.
-      rejected_logratio: ρ⁻ of the loser.
-      beta: β > 0, the paper's 1/η; its experiments have 0.001.
-
-    Returns: a loss in nats² for each pair; 1/(2β²) where π = π₀.
-    Raises: InputError where the shapes differ.
-    Source: Wu et al., "Self-Play Preference Optimization", 2024, eq. 4.7 with P in {0, 1} (arXiv:2405.00675).
-    """
-    chosen_logratio, rejected_logratio = aligned(
-        "sppo_hard_loss", chosen_logratio=chosen_logratio, rejected_logratio=rejected_logratio
-    )
-    return (chosen_logratio - 1 / (2 * beta)) ** 2 + (rejected_logratio + 1 / (2 * beta)) ** 2
+    z = beta * (chosen_logratio - rejected_logratio)
+    logistic = -jax.nn.sigmoid(-z / temperature) * jax.nn.log_sigmoid(z)
+    # One exponent: where z is very negative, μ underflows faster than e⁻ᶻ overflows.
+    return logistic + jnp.exp(jax.nn.log_sigmoid(z / temperature) - z)

@@ -1,5 +1,6 @@
 """Arrays to log-probabilities and samples: a decoder, its heads, its adapters, its files."""
 
+from prefjax.policy.at_once import sum_at_once as sum_at_once
 from prefjax.policy.config import DecoderConfig as DecoderConfig
 from prefjax.policy.config import LoraConfig as LoraConfig
 from prefjax.policy.config import RopeScaling as RopeScaling
@@ -24,6 +25,7 @@ from prefjax.policy.logps import Predictions as Predictions
 from prefjax.policy.logps import completion_logps as completion_logps
 from prefjax.policy.logps import entropies_from_hidden as entropies_from_hidden
 from prefjax.policy.logps import logps_from_hidden as logps_from_hidden
+from prefjax.policy.logps import logps_from_logits as logps_from_logits
 from prefjax.policy.logps import predicted_entropies as predicted_entropies
 from prefjax.policy.logps import predicted_logps as predicted_logps
 from prefjax.policy.logps import predictions as predictions
@@ -33,6 +35,8 @@ from prefjax.policy.lora import split_adapters as split_adapters
 from prefjax.policy.lora import with_adapters as with_adapters
 from prefjax.policy.lora import without_adapters as without_adapters
 from prefjax.policy.partition import PARTITION as PARTITION
+from prefjax.policy.peft_files import load_peft as load_peft
+from prefjax.policy.peft_files import save_peft as save_peft
 from prefjax.policy.sampler import Mixture as Mixture
 from prefjax.policy.sampler import Samples as Samples
 from prefjax.policy.sampler import sample as sample

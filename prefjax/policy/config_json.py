@@ -1,4 +1,4 @@
-"""How a Hugging Face `config.json` spells the shape of a decoder, in transformers 4 and 5."""
+"""What a Hugging Face `config.json` says of a decoder, as transformers 4 and 5 spell it."""
 
 import json
 from pathlib import Path
@@ -6,12 +6,58 @@ from typing import Any
 
 from prefjax.checks import InputError, refuse, require
 from prefjax.policy.config import DecoderConfig
+from prefjax.policy.rope_json import read_rope
+from prefjax.policy.windows_json import read_windows
 
-CAUSAL_LM = "LlamaForCausalLM"
-SEQUENCE_CLASSIFICATION = "LlamaForSequenceClassification"
-SUPPORTED = (CAUSAL_LM, SEQUENCE_CLASSIFICATION)
+# Family -> architecture of a language model, of a classifier. A family is a `model_type`.
+ARCHITECTURES = {
+    "llama": ("LlamaForCausalLM", "LlamaForSequenceClassification"),
+    "mistral": ("MistralForCausalLM", "MistralForSequenceClassification"),
+    "qwen2": ("Qwen2ForCausalLM", "Qwen2ForSequenceClassification"),
+    "qwen3": ("Qwen3ForCausalLM", "Qwen3ForSequenceClassification"),
+    "gemma2": ("Gemma2ForCausalLM", "Gemma2ForSequenceClassification"),
+    "gemma3_text": ("Gemma3ForCausalLM", "Gemma3TextForSequenceClassification"),
+}
+# Of which the text decoder is taken, and pictures left behind.
+MULTIMODAL = "Gemma3ForConditionalGeneration"
+ACTIVATIONS = {"silu": "silu", "swish": "silu", "gelu_pytorch_tanh": "gelu_tanh"}
 
-# Our name -> Hugging Face's. The first group has no default there that one could rely on.
+# What transformers takes where a file is silent, as published files of Gemma are about much.
+_LLAMA = {"bos_token_id": 1, "eos_token_id": 2, "max_position_embeddings": 2048}
+_QWEN = {"num_key_value_heads": 32, "max_position_embeddings": 32768, "max_window_layers": 28}
+_GEMMA = {
+    "bos_token_id": 2,
+    "eos_token_id": 1,
+    "pad_token_id": 0,
+    "head_dim": 256,
+    "query_pre_attn_scalar": 256,
+    "tie_word_embeddings": True,
+    "hidden_activation": "gelu_pytorch_tanh",
+}
+DEFAULTS: dict[str, dict[str, Any]] = {
+    "llama": _LLAMA,
+    "mistral": {**_LLAMA, "num_key_value_heads": 8, "max_position_embeddings": 131072},
+    "qwen2": _QWEN,
+    "qwen3": {**_QWEN, "head_dim": 128},
+    "gemma2": {
+        **_GEMMA,
+        "max_position_embeddings": 8192,
+        "attn_logit_softcapping": 50.0,
+        "final_logit_softcapping": 30.0,
+    },
+    "gemma3_text": {
+        **_GEMMA,
+        "vocab_size": 262208,
+        "hidden_size": 2304,
+        "intermediate_size": 9216,
+        "num_hidden_layers": 26,
+        "num_attention_heads": 8,
+        "num_key_value_heads": 4,
+        "max_position_embeddings": 131072,
+        "sliding_window_pattern": 6,
+    },
+}
+# Our name -> Hugging Face's, of what has no default anywhere else.
 _REQUIRED = {
     "vocab_size": "vocab_size",
     "hidden_size": "hidden_size",
@@ -31,7 +77,7 @@ def read_config(
       num_scores: None takes what the file says; k puts a head of k scores on a language model.
       dtype: compute dtype; the file's own is that of its weights and is not used.
 
-    Returns: the configuration.
+    Returns: the configuration. What no such file says (adapters, dtype, remat, scan) is at its default.
     Raises: InputError where the file is missing, malformed, or describes a model that is not supported.
     """
     path = Path(directory) / "config.json"
@@ -64,9 +110,9 @@ def config_from_huggingface(
     dtype: str = "float32",
 ) -> DecoderConfig:
     """What `config.json` holds, as a `DecoderConfig`. `where` names the file in errors; see `read_config`."""
-    architecture = _architecture(fields, where)
-    _refuse_variants(fields, where)
-    stored_scores = _stored_scores(fields) if architecture == SEQUENCE_CLASSIFICATION else 0
+    family, is_classifier, fields = _family(fields, where)
+    _refuse_variants(fields, family, where)
+    stored_scores = _stored_scores(fields) if is_classifier else 0
     if num_scores is None:
         num_scores = stored_scores
     require(
@@ -77,13 +123,29 @@ def config_from_huggingface(
         "Drop num_scores, or load the language model that it came from.",
     )
 
-    values: dict[str, Any] = {}
+    values: dict[str, Any] = {"family": family}
     for name, key in _REQUIRED.items():
         values[name] = _number(fields, key, int, None, where)
-    values["num_kv_heads"] = _number(fields, "num_key_value_heads", int, values["num_heads"], where)
+    heads, gemma = values["num_heads"], family.startswith("gemma")
+    values["num_kv_heads"] = _number(fields, "num_key_value_heads", int, heads, where)
     head_dim = fields.get("head_dim")
     values["head_dim"] = None if head_dim is None else _number(fields, "head_dim", int, None, where)
-    values["rope_theta"] = _rope_theta(fields, where)
+    values["rope_theta"], values["rope_scaling"], values["local_rope_theta"] = read_rope(
+        fields, by_layer_type=family == "gemma3_text", where=where
+    )
+    values["windows"] = read_windows(fields, family, values["num_layers"], where=where)
+    biased = family in ("llama", "qwen3", "gemma2", "gemma3_text") and bool(fields.get("attention_bias"))
+    values["attention_bias"] = biased or family == "qwen2"
+    values["attention_output_bias"] = biased
+    values["mlp_bias"] = family == "llama" and bool(fields.get("mlp_bias"))
+    values["qk_norm"] = family in ("qwen3", "gemma3_text")
+    values["activation"] = ACTIVATIONS[_activation(fields, gemma)]
+    values["norm_offset"] = values["post_norms"] = values["scale_embeddings"] = gemma
+    if gemma:
+        values["attention_softcap"] = _cap(fields, "attn_logit_softcapping", where)
+        values["logit_softcap"] = _cap(fields, "final_logit_softcapping", where)
+        scalar = _number(fields, "query_pre_attn_scalar", float, None, where)
+        values["attention_scale"] = None if scalar == head_dim else scalar**-0.5
     values["rms_norm_eps"] = _number(fields, "rms_norm_eps", float, 1e-6, where)
     values["max_position_embeddings"] = _number(fields, "max_position_embeddings", int, 2048, where)
     values["initializer_range"] = _number(fields, "initializer_range", float, 0.02, where)
@@ -98,126 +160,89 @@ def config_from_huggingface(
         raise InputError(f"{where}: {error}") from None
 
 
-def config_to_huggingface(config: DecoderConfig, *, dtype: str = "float32") -> dict[str, Any]:
-    """The fields of a `config.json` that transformers 4 and 5 both read.
-
-    Version 4 takes `rope_theta` and `torch_dtype`, version 5 `rope_parameters` and `dtype`; both are written.
-    `dtype` is that of the stored weights.
-    """
-    eos: int | list[int] | None
-    if len(config.eos_token_ids) > 1:
-        eos = list(config.eos_token_ids)
-    else:
-        eos = config.eos_token_ids[0] if config.eos_token_ids else None
-    fields: dict[str, Any] = {
-        "architectures": [SEQUENCE_CLASSIFICATION if config.num_scores else CAUSAL_LM],
-        "model_type": "llama",
-        "vocab_size": config.vocab_size,
-        "hidden_size": config.hidden_size,
-        "intermediate_size": config.intermediate_size,
-        "num_hidden_layers": config.num_layers,
-        "num_attention_heads": config.num_heads,
-        "num_key_value_heads": config.num_kv_heads,
-        "head_dim": config.head_dim,
-        "hidden_act": "silu",
-        "max_position_embeddings": config.max_position_embeddings,
-        "rms_norm_eps": config.rms_norm_eps,
-        "rope_theta": config.rope_theta,
-        "rope_parameters": {"rope_type": "default", "rope_theta": config.rope_theta},
-        "attention_bias": False,
-        "attention_dropout": 0.0,
-        "mlp_bias": False,
-        "tie_word_embeddings": config.tie_word_embeddings,
-        "initializer_range": config.initializer_range,
-        "use_cache": True,
-        "bos_token_id": config.bos_token_id,
-        "eos_token_id": eos,
-        "pad_token_id": config.pad_token_id,
-        "dtype": dtype,
-        "torch_dtype": dtype,
-    }
-    if config.num_scores:
-        # transformers counts labels; it has no field for their number.
-        fields["id2label"] = {str(i): f"LABEL_{i}" for i in range(config.num_scores)}
-        fields["label2id"] = {f"LABEL_{i}": i for i in range(config.num_scores)}
-    return fields
-
-
-def _architecture(fields: dict[str, Any], where: str) -> str:
-    named = fields.get("architectures") or ([CAUSAL_LM] if fields.get("model_type") == "llama" else [])
-    if len(named) == 1 and named[0] in SUPPORTED:
-        return named[0]
-    got = ", ".join(map(str, named)) or f"none (model_type {fields.get('model_type')!r})"
+def _family(fields: dict[str, Any], where: str) -> tuple[str, bool, dict[str, Any]]:
+    """The family, whether it has a score head, and the fields with what transformers adds to them."""
+    named, model_type = fields.get("architectures") or [], fields.get("model_type")
+    if named == [MULTIMODAL]:
+        text = fields.get("text_config")
+        if not isinstance(text, dict):
+            refuse(
+                where,
+                f"text_config is {text!r}",
+                f"{MULTIMODAL} describes its text decoder there",
+                "Fetch the file again.",
+            )
+        kept = ("bos_token_id", "eos_token_id", "pad_token_id", "tie_word_embeddings", "quantization_config")
+        outside = {key: fields[key] for key in kept if fields.get(key) is not None}
+        return "gemma3_text", False, {**DEFAULTS["gemma3_text"], **text, **outside}
+    for family, architectures in ARCHITECTURES.items():
+        if (len(named) == 1 and named[0] in architectures) or (not named and model_type == family):
+            require(
+                model_type in (None, family),
+                where,
+                f"the architecture is {named}, model_type {model_type!r}",
+                f"that architecture is of model_type {family!r}",
+                "Use the config.json that came with the weights.",
+            )
+            return family, named == [architectures[1]], {**DEFAULTS[family], **fields}
+    got = ", ".join(map(str, named)) or f"none (model_type {model_type!r})"
+    supported = [name for pair in ARCHITECTURES.values() for name in pair]
     refuse(
         where,
         f"the architecture is {got}",
-        f"these are supported: {', '.join(SUPPORTED)}",
-        "Use a model of the Llama family.",
+        f"these are supported: {', '.join([*supported, MULTIMODAL])}",
+        "Use a model of one of these families.",
     )
 
 
-def _refuse_variants(fields: dict[str, Any], where: str) -> None:
-    """Options of the family that change the computation and that this decoder does not have."""
-    for name in ("attention_bias", "mlp_bias"):
-        require(
-            not fields.get(name),
-            where,
-            f"{name} is true",
-            "linear layers here have no bias",
-            "Use a model without biases.",
-        )
-    activation = fields.get("hidden_act", "silu")
+def _activation(fields: dict[str, Any], gemma: bool) -> str:
+    return fields.get("hidden_activation" if gemma else "hidden_act") or "silu"
+
+
+def _refuse_variants(fields: dict[str, Any], family: str, where: str) -> None:
+    """What changes the computation, and this decoder does not compute."""
+    gemma = family.startswith("gemma")
+    activation = _activation(fields, gemma)
     require(
-        activation in ("silu", "swish"),
+        activation in ACTIVATIONS,
         where,
-        f"hidden_act is {activation!r}",
-        "the MLP here is gated by silu",
-        "Use a model of the Llama family.",
+        f"{'hidden_activation' if gemma else 'hidden_act'} is {activation!r}",
+        f"the MLP here is gated by one of {', '.join(ACTIVATIONS)}",
+        "Use another model.",
     )
     require(
         not fields.get("quantization_config"),
         where,
-        "the weights are quantised (quantization_config)",
-        "weights are float32, bfloat16 or float16",
+        f"the weights are quantised (quantization_config is {fields.get('quantization_config')})",
+        "weights are float32, bfloat16, float16 or float64",
         "Use the unquantised model.",
     )
-
-
-def _rope_theta(fields: dict[str, Any], where: str) -> float:
-    # Version 4 writes rope_theta at the top and rope_scaling or null; version 5 puts both in rope_parameters.
-    theta = fields.get("rope_theta", 10000.0)
-    for name in ("rope_scaling", "rope_parameters"):
-        rope = fields.get(name) or {}
-        require(
-            isinstance(rope, dict),
-            where,
-            f"{name} is {rope!r}",
-            "it is an object or null",
-            "Correct the file.",
-        )
-        kind = rope.get("rope_type", rope.get("type", "default"))
-        require(
-            kind == "default",
-            where,
-            f'{name} asks for rope_type "{kind}"',
-            'rotary positions are supported unscaled (rope_type "default") only',
-            "Use a model without scaled positions.",
-        )
-        require(
-            rope.get("partial_rotary_factor", 1.0) == 1.0,
-            where,
-            f"{name} has partial_rotary_factor {rope.get('partial_rotary_factor')}",
-            "whole heads are rotated here",
-            "Use a model of the Llama family.",
-        )
-        theta = rope.get("rope_theta", theta)
-    return _number({"rope_theta": theta}, "rope_theta", float, None, where)
+    require(
+        not fields.get("use_bidirectional_attention"),
+        where,
+        f"use_bidirectional_attention is {fields.get('use_bidirectional_attention')}",
+        "attention is causal here",
+        "Use a model that generates text.",
+    )
+    # transformers has the field and does not use it: which of the two was meant, no file can tell.
+    capped = family == "gemma3_text" and fields.get("attn_logit_softcapping") is not None
+    require(
+        not capped,
+        where,
+        f"attn_logit_softcapping is {fields.get('attn_logit_softcapping')}",
+        "attention scores of Gemma 3 are not capped",
+        "Set it to null if the model was trained so.",
+    )
 
 
 def _stored_scores(fields: dict[str, Any]) -> int:
     # The number of labels is the length of id2label; transformers leaves it out where it is its default, 2.
     labels = fields.get("id2label")
     return len(labels) if labels else int(fields.get("num_labels", 2))
+
+
+def _cap(fields: dict[str, Any], key: str, where: str) -> float | None:
+    return None if fields.get(key) is None else _number(fields, key, float, None, where)
 
 
 def _number(fields: dict[str, Any], key: str, kind: type, default: Any, where: str) -> Any:

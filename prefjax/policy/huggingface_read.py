@@ -1,10 +1,13 @@
 """A decoder from a Hugging Face directory.
 
-Parameters bear the names that the files use, so nothing is renamed or transposed on the way.
+Parameters bear the names that the files use, so nothing is transposed on the way; but the blocks, which files
+keep apart, are one array a parameter here: `model.layers.{i}.mlp.up_proj.weight` is `up_proj.weight[i]`.
 """
 
-import json
 from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -12,25 +15,58 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Key, PyTree
-from safetensors import SafetensorError, safe_open
 
-from prefjax.checks import refuse, require
+from prefjax.checks import require
+from prefjax.policy.config import DTYPES, DecoderConfig
 from prefjax.policy.config_json import read_config
 from prefjax.policy.functional import Policy, abstract
+from prefjax.policy.tensor_files import STORED_DTYPES, StoredTensor, open_tensors
 
-SINGLE = "model.safetensors"
-INDEX = "model.safetensors.index.json"
 HEAD = "lm_head.weight"
 EMBEDDINGS = "model.embed_tokens.weight"
 SCORE = "score.weight"
 BUFFERS = "rotary_emb.inv_freq"  # stored by some old versions; it follows from rope_theta
-STORED_DTYPES = ("F32", "BF16", "F16", "F64")
+# Of Gemma 3 with pictures, in the order of transformers' versions: what the decoder is called, and what is not it.
+PREFIXES = {
+    "language_model.model.": "model.",
+    "language_model.lm_head.": "lm_head.",
+    "model.language_model.": "model.",
+}
+PICTURES = ("vision_tower.", "multi_modal_projector.", "model.vision_tower.", "model.multi_modal_projector.")
+ROWS = 4096  # compared at a time
+
+
+@dataclass(frozen=True)
+class OneBlock:
+    """One block's part of a stacked parameter, taken out when numpy asks for it."""
+
+    stacked: Any
+    block: int
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.stacked.shape[1:]
+
+    @property
+    def dtype(self) -> np.dtype:
+        return self.stacked.dtype
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        if isinstance(self.stacked, jax.Array):
+            return np.asarray(_one_of(self.stacked, self.block), dtype)
+        return np.asarray(self.stacked[self.block], dtype)
+
+
+@jax.jit
+def _one_of(stacked, block):  # traced, so that one program serves all blocks
+    return jax.lax.dynamic_index_in_dim(stacked, block, keepdims=False)
 
 
 def load_huggingface(
     directory: str | Path,
     *,
     dtype: str = "float32",
+    param_dtype: str = "float32",
     num_scores: int | None = None,
     score_key: Key[Array, ""] | None = None,
     shardings: PyTree | None = None,
@@ -38,146 +74,172 @@ def load_huggingface(
     """Reads `config.json` and one or several safetensors files.
 
     Args:
-      directory: of a LlamaForCausalLM or a LlamaForSequenceClassification.
-      dtype: in which the policy multiplies matrices. Parameters come out float32, however they are stored.
+      directory: of a causal language model or a sequence classifier of a supported family.
+      dtype: in which the policy multiplies matrices.
+      param_dtype: of the parameters, however they are stored. "bfloat16" halves a model that stays as it is.
       num_scores: None takes the model as it is. k on a language model drops its output head for one of k
         scores, as a reward model starts; on a classifier it must be the number of its labels.
       score_key: for that new head: normal with the file's `initializer_range` for its standard deviation.
         None makes it 0: every preference is 1/2 and the Bradley-Terry loss log 2 before the first step.
-      shardings: where to put each parameter, a tree like the parameters or one sharding for all. Tensors are
-        read and placed one at a time. None puts everything on the default device.
+      shardings: where each parameter lives, a tree like the parameters or one sharding for all. A process then
+        reads those parts of the files that its own devices hold, one parameter at a time. None puts
+        everything on the default device.
 
-    Returns: the policy and its parameters.
+    Returns: the policy and its parameters, those of blocks stacked, [L, …].
     Raises: InputError, naming the file and the tensor, for what is missing, extra, misshaped, truncated, or
       of an architecture that is not supported.
     """
     directory = Path(directory)
+    require(
+        param_dtype in DTYPES,
+        "load_huggingface",
+        f"param_dtype is {param_dtype!r}",
+        f"one of {', '.join(DTYPES)}",
+        "Change param_dtype.",
+    )
     stored = read_config(directory)
     policy, expected = abstract(read_config(directory, num_scores=num_scores, dtype=dtype))
     new_head = policy.config.num_scores > 0 and stored.num_scores == 0
-    tied = stored.tie_word_embeddings and stored.num_scores == 0
-    shapes = by_name(expected)
-    place = by_name(shardings) if isinstance(shardings, dict) else dict.fromkeys(shapes, shardings)
+    if not isinstance(shardings, dict):
+        one = shardings
+        shardings = jax.tree.map(lambda _: one, expected)
 
-    files = _weight_files(directory)
-    where = {name: path for path, names in files.items() for name in names}
-    wanted = {name: leaf for name, leaf in shapes.items() if not (new_head and name == SCORE)}
-    for name, leaf in wanted.items():
-        require(
-            name in where,
-            str(directory),
-            f'no file has the tensor "{name}"',
-            f"config.json asks for it, of shape {list(leaf.shape)}",
-            "Use the weights that belong to this config.json.",
-        )
-    for name, path in where.items():
-        require(
-            name in wanted or (name == HEAD and (new_head or tied)) or name.endswith(BUFFERS),
-            str(path),
-            f'it has a tensor "{name}"',
-            "config.json asks for none of that name",
-            "Use the weights that belong to this config.json.",
-        )
+    with ExitStack() as stack:
+        tensors = {_ours(name): tensor for name, tensor in open_tensors(directory, stack).items()}
+        wanted = by_name(expected)
+        if new_head:
+            del wanted[SCORE]
+        _require_fitting(directory, stored, wanted, tensors, new_head)
 
-    loaded: dict[str, Any] = {}
-    for path, names in files.items():
-        shapes_here = {name: wanted[name].shape for name in names if name in wanted}
-        for name, array in _read(path, shapes_here):
-            loaded[name] = _put(array, place[name])
-    if tied and not new_head and HEAD in where:
-        _require_equal(where[HEAD], HEAD, loaded[EMBEDDINGS], EMBEDDINGS)
-    if new_head:
-        shape, stddev = shapes[SCORE].shape, policy.config.initializer_range
-        head = jnp.zeros(shape) if score_key is None else stddev * jax.random.normal(score_key, shape)
-        loaded[SCORE] = _put(head, place[SCORE])
-    return policy, jax.tree_util.tree_map_with_path(lambda path, _: loaded[_name(path)], expected)
+        def read(path, leaf, place):
+            name = _name(path)
+            if new_head and name == SCORE:
+                return _placed(
+                    _new_head(policy.config, score_key).astype(jnp.dtype(param_dtype)).__getitem__,
+                    leaf,
+                    place,
+                )
+            parts = [tensors[of_block] for of_block in _names(name, leaf)]
+            return _placed(_reader(parts, leaf.shape, name in tensors, param_dtype), leaf, place)
+
+        return policy, jax.tree_util.tree_map_with_path(read, expected, shardings)
+
+
+def by_name(tree: PyTree) -> dict[str, Any]:
+    """The parameters of a tree under the names that files have for them, each block by itself."""
+    named: dict[str, Any] = {}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        name = _name(path)
+        for i, of_block in enumerate(_names(name, leaf)):
+            named[of_block] = leaf if of_block == name else OneBlock(leaf, i)
+    return named
 
 
 def _name(path: tuple) -> str:
     return ".".join(str(key.key) for key in path)
 
 
-def by_name(tree: PyTree) -> dict[str, Any]:
-    """The leaves of a tree under the names that files have for them."""
-    return {_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+def _names(name: str, leaf: Any) -> list[str]:
+    """What files call a parameter: one name, or one for each block."""
+    before, stacked, after = name.partition("model.layers.")
+    return [f"{before}{stacked}{i}.{after}" for i in range(leaf.shape[0])] if stacked else [name]
 
 
-def _put(array: Any, place: Any) -> Array:
-    return jnp.asarray(array) if place is None else jax.device_put(array, place)
+def _ours(name: str) -> str:
+    for theirs, ours in PREFIXES.items():
+        if name.startswith(theirs):
+            return ours + name.removeprefix(theirs)
+    return name
 
 
-def _weight_files(directory: Path) -> dict[Path, list[str]]:
-    """The safetensors files of a directory, and the tensors in each."""
-    index = directory / INDEX
-    if (directory / SINGLE).is_file():
-        paths = [directory / SINGLE]
-    elif index.is_file():
-        try:
-            paths = sorted(
-                {directory / name for name in json.loads(index.read_text("utf-8"))["weight_map"].values()}
-            )
-        except (ValueError, KeyError, AttributeError, TypeError) as error:
-            refuse(
-                str(index),
-                f"not an index ({error!r})",
-                'it has a "weight_map" of names to files',
-                "Fetch it again.",
-            )
-    else:
-        refuse(
+def _require_fitting(
+    directory: Path,
+    stored: DecoderConfig,
+    wanted: dict[str, Any],
+    tensors: dict[str, StoredTensor],
+    new_head: bool,
+) -> None:
+    """Every parameter has its tensor and every tensor its parameter, before anything is read."""
+    tied = stored.tie_word_embeddings and stored.num_scores == 0
+    for name, leaf in wanted.items():
+        require(
+            name in tensors,
             str(directory),
-            f"neither {SINGLE} nor {INDEX}",
-            "the weights are in safetensors files",
-            "Check the directory; save with safe_serialization if it holds pickled weights.",
+            f'no file has the tensor "{name}"',
+            f"config.json asks for it, of shape {list(leaf.shape)}",
+            "Use the weights that belong to this config.json.",
         )
-    files = {}
-    for path in paths:
-        require(path.is_file(), str(path), "no such file", f"{INDEX} names it", "Fetch it again.")
-        with _open(path) as file:
-            files[path] = list(file.keys())
-    return files
-
-
-def _open(path: Path) -> Any:
-    try:
-        return safe_open(path, framework="np")
-    except (SafetensorError, OSError) as error:
-        refuse(
-            str(path),
-            f"not readable ({error})",
-            "it is a whole safetensors file",
-            "Fetch it again; it may be cut off.",
+        tensor = tensors[name]
+        require(
+            tensor.shape == leaf.shape,
+            str(tensor.path),
+            f'tensor "{name}" has shape {list(tensor.shape)}',
+            f"config.json makes it {list(leaf.shape)}",
+            "Use the weights that belong to this config.json.",
+        )
+        require(
+            tensor.dtype in STORED_DTYPES,
+            str(tensor.path),
+            f'tensor "{name}" is {tensor.dtype}',
+            f"weights are one of {', '.join(STORED_DTYPES)}",
+            "Use the unquantised model.",
+        )
+    for name, tensor in tensors.items():
+        left_behind = name.endswith(BUFFERS) or (stored.family == "gemma3_text" and name.startswith(PICTURES))
+        require(
+            name in wanted or (name == HEAD and (new_head or tied)) or left_behind,
+            str(tensor.path),
+            f'it has a tensor "{name}"',
+            "config.json asks for none of that name",
+            "Use the weights that belong to this config.json.",
+        )
+    if tied and not new_head and HEAD in tensors:
+        head, embeddings = tensors[HEAD], tensors[EMBEDDINGS]
+        same = head.shape == embeddings.shape and all(
+            np.array_equal(a, b) for a, b in zip(_rows(head), _rows(embeddings), strict=True)
+        )
+        require(
+            same,
+            str(head.path),
+            f'"{HEAD}" differs from "{EMBEDDINGS}"',
+            "config.json ties them (tie_word_embeddings), so they are one",
+            "Set tie_word_embeddings to false if the head is its own.",
         )
 
 
-def _read(path: Path, shapes: dict[str, tuple[int, ...]]) -> Iterator[tuple[str, np.ndarray]]:
-    """The tensors of one file, one at a time, as float32."""
-    with _open(path) as file:
-        for name, shape in shapes.items():
-            view = file.get_slice(name)
-            require(
-                tuple(view.get_shape()) == shape,
-                str(path),
-                f'tensor "{name}" has shape {list(view.get_shape())}',
-                f"config.json makes it {list(shape)}",
-                "Use the weights that belong to this config.json.",
-            )
-            require(
-                view.get_dtype() in STORED_DTYPES,
-                str(path),
-                f'tensor "{name}" is {view.get_dtype()}',
-                f"weights are one of {', '.join(STORED_DTYPES)}",
-                "Use the unquantised model.",
-            )
-            yield name, file.get_tensor(name).astype(np.float32)
+def _rows(tensor: StoredTensor) -> Iterator[np.ndarray]:
+    for start in range(0, tensor.shape[0], ROWS):
+        rows = slice(start, min(start + ROWS, tensor.shape[0]))
+        yield tensor.read((rows, slice(0, tensor.shape[1])))
 
 
-def _require_equal(path: Path, name: str, expected: Array, expected_name: str) -> None:
-    [(_, array)] = _read(path, {name: expected.shape})
-    require(
-        bool(np.array_equal(array, np.asarray(expected))),
-        str(path),
-        f'"{name}" differs from "{expected_name}"',
-        "config.json ties them (tie_word_embeddings), so they are one",
-        "Set tie_word_embeddings to false if the head is its own.",
-    )
+def _reader(parts: list[StoredTensor], shape: tuple[int, ...], whole: bool, dtype: str):
+    """A function from an index to that part of a parameter, which is one tensor, or one for each block."""
+
+    @cache  # devices that hold the same part have it read once
+    def between(*bounds: tuple[int, int]) -> np.ndarray:
+        index = tuple(slice(start, stop) for start, stop in bounds)
+        if whole:
+            return parts[0].read(index).astype(jnp.dtype(dtype), copy=False)
+        out = np.empty([stop - start for start, stop in bounds], jnp.dtype(dtype))
+        for row, tensor in zip(out, parts[index[0]], strict=True):
+            row[...] = tensor.read(index[1:])
+        return out
+
+    def part(index: tuple[slice, ...]) -> np.ndarray:
+        return between(*(cut.indices(length)[:2] for cut, length in zip(index, shape, strict=True)))
+
+    return part
+
+
+def _placed(part, leaf: Any, place: Any) -> Array:
+    if place is None:
+        return jnp.asarray(part((slice(None),) * len(leaf.shape)))
+    return jax.make_array_from_callback(leaf.shape, place, part)
+
+
+def _new_head(config: DecoderConfig, key: Key[Array, ""] | None) -> np.ndarray:
+    shape = (config.num_scores, config.hidden_size)
+    if key is None:
+        return np.zeros(shape, np.float32)
+    return np.asarray(config.initializer_range * jax.random.normal(key, shape))

@@ -7,14 +7,14 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from jaxtyping import PyTree
-from safetensors.numpy import save_file
 
 from prefjax.checks import require
-from prefjax.policy.config_json import config_to_huggingface
+from prefjax.policy.config import DTYPES
+from prefjax.policy.config_json_write import config_to_huggingface
 from prefjax.policy.functional import Policy, abstract
-from prefjax.policy.huggingface_read import EMBEDDINGS, INDEX, SINGLE, by_name
+from prefjax.policy.huggingface_read import EMBEDDINGS, by_name
+from prefjax.policy.tensor_files import INDEX, SINGLE, stored_bytes, stored_dtype, write_tensors
 
 GENERATION = "generation_config.json"
 TOKENIZER_FILES = (
@@ -37,6 +37,7 @@ def save_huggingface(
     *,
     tokenizer: Any = None,
     source_dir: str | Path | None = None,
+    dtype: str | None = None,
     max_shard_bytes: int = 5 * 10**9,
 ) -> None:
     """Writes a directory that transformers loads: `config.json`, safetensors, and a tokeniser if given.
@@ -47,28 +48,44 @@ def save_huggingface(
 
     Args:
       directory: made, with its parents, where it does not exist.
-      policy, params: the decoder. Parameters are stored in the dtype they have.
+      policy, params: the decoder, without adapters. Tensors are fetched and written one at a time.
       tokenizer: of transformers; its files are written too.
       source_dir: instead of a tokeniser, the directory to copy its files and `generation_config.json` from.
+      dtype: to store the weights in; None keeps that of each parameter.
       max_shard_bytes: weights beyond it are spread over several files and an index.
 
-    Raises: InputError where the parameters are not those of the policy, or are spread over other processes.
+    Raises: InputError where the parameters are not those of the policy, or are spread over other processes, or
+      the policy has adapters, or something else that the files of its family cannot say.
     """
     directory = Path(directory)
+    require(
+        dtype is None or dtype in DTYPES,
+        "save_huggingface",
+        f"dtype is {dtype!r}",
+        f"one of {', '.join(DTYPES)}, or None",
+        "Change dtype.",
+    )
+    require(
+        policy.config.lora is None,
+        "save_huggingface",
+        "a policy with adapters",
+        "these files hold plain weights",
+        "Merge the adapters first, or write them by themselves.",
+    )
     tensors = by_name(params)
     _require_params(tensors, by_name(abstract(policy.config)[1]))
+    stored = str(stored_dtype(tensors[EMBEDDINGS], dtype))
+    fields = config_to_huggingface(policy.config, dtype=stored)
     directory.parent.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=directory.parent))
     try:
-        _write_weights(staging, tensors, max_shard_bytes)
+        _write_weights(staging, tensors, dtype, max_shard_bytes)
         if source_dir is not None:
             for name in (*TOKENIZER_FILES, GENERATION):
                 if (Path(source_dir) / name).is_file():
                     shutil.copyfile(Path(source_dir) / name, staging / name)
         if tokenizer is not None:
             tokenizer.save_pretrained(str(staging))
-        stored_dtype = str(tensors[EMBEDDINGS].dtype)
-        fields = config_to_huggingface(policy.config, dtype=stored_dtype)
         _write_json(staging / "config.json", fields)
         if policy.config.num_scores == 0 and not (staging / GENERATION).exists():
             tokens = {name: fields[name] for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
@@ -92,7 +109,7 @@ def _require_params(tensors: dict[str, Any], expected: dict[str, Any]) -> None:
         )
     for name, leaf in tensors.items():
         require(
-            getattr(leaf, "is_fully_addressable", True),
+            getattr(getattr(leaf, "stacked", leaf), "is_fully_addressable", True),
             f"parameter {name}",
             "spread over devices of other processes",
             "the process that writes holds all of it",
@@ -100,22 +117,21 @@ def _require_params(tensors: dict[str, Any], expected: dict[str, Any]) -> None:
         )
 
 
-def _write_weights(directory: Path, tensors: dict[str, Any], max_shard_bytes: int) -> None:
+def _write_weights(directory: Path, tensors: dict[str, Any], dtype: str | None, max_shard_bytes: int) -> None:
     shards: list[list[str]] = [[]]
     size = total = 0
     for name, leaf in tensors.items():
-        if shards[-1] and size + leaf.nbytes > max_shard_bytes:
+        more = stored_bytes(leaf, dtype)
+        if shards[-1] and size + more > max_shard_bytes:
             shards.append([])
             size = 0
         shards[-1].append(name)
-        size, total = size + leaf.nbytes, total + leaf.nbytes
+        size, total = size + more, total + more
     weight_map = {}
     for i, names in enumerate(shards, start=1):
         file = SINGLE if len(shards) == 1 else f"model-{i:05d}-of-{len(shards):05d}.safetensors"
         weight_map.update(dict.fromkeys(names, file))
-        # transformers refuses files that do not say which framework laid them out; "pt" is the one for all.
-        arrays = {name: np.ascontiguousarray(tensors[name]) for name in names}
-        save_file(arrays, directory / file, metadata={"format": "pt"})
+        write_tensors(directory / file, {name: tensors[name] for name in names}, dtype=dtype)
     if len(shards) > 1:
         _write_json(directory / INDEX, {"metadata": {"total_size": total}, "weight_map": weight_map})
 

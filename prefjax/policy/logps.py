@@ -56,6 +56,18 @@ def logps_from_hidden(
     return _logps(chunk, softcap, hidden, weights, targets, jnp.asarray(temperature, jnp.float32))
 
 
+def logps_from_logits(
+    logits: Float[Array, "*batch V"], targets: Int[Array, "*batch"]
+) -> Float[Array, "*batch"]:
+    """log π(y) = z[y] - log Σᵥ exp(z[v]), float32: where all logits of a token exist anyway.
+
+    Two reductions that the compiler fuses; `log_softmax` and a look-up would write [*batch, V] once more.
+    """
+    z = logits.astype(jnp.float32)
+    own = jnp.take_along_axis(z, targets[..., None], axis=-1)[..., 0]
+    return own - jax.nn.logsumexp(z, axis=-1)
+
+
 def entropies_from_hidden(
     hidden: Float[Array, "N D"],
     weights: Float[Array, "V D"],

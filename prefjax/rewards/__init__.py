@@ -5,3 +5,4 @@ from prefjax.rewards.calibration import expected_calibration_error as expected_c
 from prefjax.rewards.calibration import ranking_accuracy as ranking_accuracy
 from prefjax.rewards.choice import bradley_terry_probability as bradley_terry_probability
 from prefjax.rewards.choice import two_input_probability as two_input_probability
+from prefjax.rewards.shaping import kl_shaped_rewards as kl_shaped_rewards

@@ -1,5 +1,9 @@
 """Any objective, taken step by step on any mesh; knows no loss and no policy."""
 
+from prefjax.train.average import AverageState as AverageState
+from prefjax.train.average import averaged_params as averaged_params
+from prefjax.train.average import warmed_up as warmed_up
+from prefjax.train.average import with_average as with_average
 from prefjax.train.checkpoint import Checkpoints as Checkpoints
 from prefjax.train.checkpoint import abstract_state as abstract_state
 from prefjax.train.loop import Fitted as Fitted
@@ -17,7 +21,13 @@ from prefjax.train.mesh import split_over as split_over
 from prefjax.train.mesh import spread as spread
 from prefjax.train.mesh import start_processes as start_processes
 from prefjax.train.metrics import Metrics as Metrics
+from prefjax.train.metrics import OpenTracker as OpenTracker
+from prefjax.train.metrics import Tracker as Tracker
 from prefjax.train.metrics import read_metrics as read_metrics
+from prefjax.train.metrics import tensorboard as tensorboard
+from prefjax.train.metrics import trackers_of as trackers_of
+from prefjax.train.metrics import wandb_run as wandb_run
+from prefjax.train.optimizer import decayed as decayed
 from prefjax.train.optimizer import make_optimizer as make_optimizer
 from prefjax.train.optimizer import make_schedule as make_schedule
 from prefjax.train.plan import CHIPS as CHIPS

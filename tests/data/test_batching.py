@@ -10,7 +10,9 @@ from hypothesis import strategies as st
 
 from prefjax.checks import InputError
 from prefjax.data import batches
-from tests.data.small import token_rows
+from prefjax.data.records import LANGUAGE_MODELING, PROMPT_COMPLETION, RANKED, STEPWISE, UNPAIRED
+from prefjax.data.tokenising import tokenise
+from tests.data.small import bpe_tokenizer, records, token_rows
 
 PAIR = ("chosen", "rejected")
 
@@ -166,3 +168,87 @@ def test_batches_that_cannot_be():
         batches(rows, batch_size=2, process_index=2, process_count=2)
     with pytest.raises(InputError, match="--seed: -1"):
         batches(rows, batch_size=2, seed=-1)
+
+
+RANKED_ROWS = (
+    ("the", ["a", "no"]),
+    ("the cat", ["b", "xyz", "c"]),
+    ("no", ["a", "b", "c"]),
+    ("e", ["a", "b"]),
+)
+STEPS = (
+    ("the", ["a", "no cat", "b"], [True, False, True]),
+    ("no", ["x"], [False]),
+    ("e", ["a", "s"], [True] * 2),
+)
+
+
+def test_ranked_rows_with_the_best_first():
+    rows = tokenise(records(RANKED, *RANKED_ROWS), bpe_tokenizer())
+    batch = next(batches(rows, batch_size=4, shuffle=False))
+    assert batch["ranked"].tolist() == [[1, 1, 0], [1, 1, 1], [1, 1, 1], [1, 1, 0]]
+    assert batch["ranked"].dtype == np.float32
+    fields = batch["completions"]
+    assert fields["tokens"].shape == (4, 3, 8)
+    alone = tokenise(
+        records(PROMPT_COMPLETION, *((prompt, c) for prompt, several in RANKED_ROWS for c in several)),
+        bpe_tokenizer(),
+    ).fields["completion"]
+    taken = iter(range(len(alone.prompt_lengths)))
+    for i, (_, several) in enumerate(RANKED_ROWS):
+        for k in range(len(several)):
+            row = alone.row(next(taken))
+            assert fields["tokens"][i, k, : len(row)].tolist() == row.tolist()
+            assert fields["lengths"][i, k] == len(row)
+        assert len(set(fields["prompt_lengths"][i].tolist())) == 1
+    # What is not there repeats the best one, so that whatever is computed of it is finite.
+    assert np.array_equal(fields["tokens"][0, 2], fields["tokens"][0, 0])
+
+
+def test_ranked_completions_share_the_earliest_boundary_and_are_skipped_together():
+    bpe = bpe_tokenizer()
+    rows = records(RANKED, ("the ", ["no", "x"]), ("the the the", ["no", "x"]))
+    with pytest.raises(InputError, match=r"rows.jsonl, line 1: .* prompt \+ completions\[0\] reads"):
+        tokenise(rows, bpe)
+    joined = tokenise(rows, bpe, boundary="joined", max_length=4)
+    assert joined.lines.tolist() == [1]
+    assert joined.fields["completions"].prompt_lengths.tolist() == [2, 2]
+    assert joined.counts["skipped: prompt fills max_length"] == 1
+
+
+def test_stepwise_rows_say_where_steps_end():
+    rows = tokenise(records(STEPWISE, *STEPS), bpe_tokenizer())
+    batch = next(batches(rows, batch_size=3, shuffle=False))
+    assert batch["step_mask"].tolist() == [[1, 1, 1], [1, 0, 0], [1, 1, 0]]
+    assert batch["step_labels"].tolist() == [[1, 0, 1], [0, 0, 0], [1, 1, 0]]
+    assert (batch["step_ends"].dtype, batch["step_labels"].dtype) == (np.int32, np.float32)
+    newline = bpe_tokenizer().convert_tokens_to_ids("Ċ")
+    for i, (_, steps, _) in enumerate(STEPS):
+        ends = batch["step_ends"][i]
+        assert (batch["completion"]["tokens"][i, ends[: len(steps)]] == newline).all()
+        assert ends[len(steps) - 1] == batch["completion"]["lengths"][i] - 1
+        assert (ends[len(steps) :] == ends[0]).all()
+    # A step that is cut has no label; a row without any is left out.
+    cut = tokenise(records(STEPWISE, *STEPS), bpe_tokenizer(), max_length=4)
+    assert np.diff(cut.steps.offsets).tolist() == [1, 1, 1]
+    assert cut.counts["truncated"] == 2
+    short = tokenise(records(STEPWISE, *STEPS, ("no", ["the cat no"], [True])), bpe_tokenizer(), max_length=4)
+    assert short.counts["skipped: no step ends within max_length"] == 1
+
+
+def test_labels_and_masks_of_unpaired_rows_and_texts():
+    bpe = bpe_tokenizer()
+    unpaired = tokenise(records(UNPAIRED, ("the", "a", True), ("no", "b", False)), bpe)
+    batch = next(batches(unpaired, batch_size=2, shuffle=False))
+    assert list(batch) == ["index", "weight", "label", "completion"]
+    assert (batch["label"].tolist(), batch["label"].dtype) == ([1, 0], np.float32)
+    texts = tokenise(records(LANGUAGE_MODELING, ("the cat",), ("no",)), bpe)
+    batch = next(batches(texts, batch_size=2, shuffle=False))
+    assert batch["completion"]["tokens"][0].tolist()[:5] == [1, 263, 269, 2, 0]
+    assert batch["completion"]["mask"].tolist() == [[0, 1, 1, 1, 0, 0, 0, 0], [0, 1, 1, 0, 0, 0, 0, 0]]
+    assert batch["completion"]["mask"].dtype == np.float32
+    assert batch["completion"]["prompt_lengths"].tolist() == [1, 1]
+    assert texts.longest_completion() == 3
+    # A text that is nothing but its end, without BOS, has nothing that could be predicted.
+    bare = tokenise(records(LANGUAGE_MODELING, ("</s>",), ("no",)), bpe_tokenizer(bos=False))
+    assert bare.counts["skipped: nothing to learn"] == 1

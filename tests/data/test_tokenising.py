@@ -179,12 +179,14 @@ def test_any_text_keeps_every_byte_and_starts_its_completion_where_it_starts(bpe
 
 def test_choices_are_checked():
     check = tokenising_module._check_choices
-    with pytest.raises(InputError, match="--overlong: 'drop'; one of truncate, skip, error is expected"):
-        check(8, "drop", "error")
-    with pytest.raises(InputError, match="boundary: 'warn'; one of error, joined, separate is expected"):
-        check(8, "skip", "warn")
-    with pytest.raises(InputError, match="--max-length: 1; at least 2 is expected"):
-        check(1, "skip", "error")
+    for choices, said in (
+        ((8, "drop", "error", False), "--overlong: 'drop'; one of truncate, skip, error is expected"),
+        ((8, "skip", "warn", False), "boundary: 'warn'; one of error, joined, separate is expected"),
+        ((1, "skip", "error", False), "--max-length: 1; at least 2 is expected"),
+        ((8, "skip", "error", True), "rows.jsonl: assistant_only was asked for, and the rows are preference"),
+    ):
+        with pytest.raises(InputError, match=said):
+            check(*choices, PAIRS)
 
 
 def test_tokenisers_from_a_directory(bpe, tmp_path):

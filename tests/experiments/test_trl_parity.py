@@ -14,7 +14,7 @@ import pytest
 
 from experiments.runs import run
 from experiments.settings import Config
-from prefjax.data import PREFERENCE, PROMPT_COMPLETION, batches, load_tokenizer, prepare_jsonl, tokenise
+from prefjax.data import PREFERENCE, PROMPT_COMPLETION, batches, load_tokenizer, prepare, tokenise
 from prefjax.train import read_metrics
 
 ROOT = Path(__file__).parents[2]
@@ -167,7 +167,7 @@ def rows_of(name: str):
     settings = settings_of(name)
     kind = PROMPT_COMPLETION if settings["algorithm"] == "sft" else PREFERENCE
     return tokenise(
-        prepare_jsonl(settings["data"], kind),
+        prepare(settings["data"], kind),
         load_tokenizer(settings["model"]),
         max_length=settings["max_length"],
         overlong=settings["overlong"],

@@ -1,15 +1,20 @@
 """Where the goldens lie, and a tiny decoder for the other tests."""
 
+import json
+import shutil
 from functools import cache
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from safetensors.numpy import load_file, save_file
 
 from prefjax.policy import DecoderConfig, hidden_states, init, logits
 
 GOLDENS = Path(__file__).parents[1] / "goldens" / "policy"
+LLAMAS = ("tied", "untied")
+FAMILIES = ("llama3", "mistral", "qwen2", "qwen3", "gemma2", "gemma3")
 
 
 def expected(name):
@@ -17,6 +22,28 @@ def expected(name):
     stored = np.load(GOLDENS / name / "expected.npz")
     tokens, lengths = (jnp.asarray(stored[key], jnp.int32) for key in ("tokens", "lengths"))
     return tokens, lengths, stored["logits"]
+
+
+def stored_tensors(directory):
+    """Every tensor of a directory, by the name it has there."""
+    return {
+        k: v for path in sorted(Path(directory).glob("*.safetensors")) for k, v in load_file(path).items()
+    }
+
+
+def classifier_of(name, directory):
+    """The classifier that transformers made of a family's language model, as a directory."""
+    directory.mkdir()
+    shutil.copyfile(GOLDENS / name / "classifier.json", directory / "config.json")
+    tensors = stored_tensors(GOLDENS / name)
+    tensors.pop("lm_head.weight", None)
+    tensors["score.weight"] = np.load(GOLDENS / name / "expected.npz")["score"]
+    save_file(tensors, directory / "model.safetensors", metadata={"format": "pt"})
+    return directory
+
+
+def config_fields(directory):
+    return json.loads((Path(directory) / "config.json").read_text())
 
 
 @cache
@@ -27,7 +54,11 @@ def tiny(seed=0, scale=8.0, **changes):
     policy, params = init(
         config, jax.random.key(seed)
     )  # not jitted: its few shapes are compiled once for all
-    return policy, jax.tree.map(lambda w: w * scale if w.ndim > 1 else w, params)
+
+    def larger(path, leaf):
+        return leaf if "norm" in jax.tree_util.keystr(path) else leaf * scale
+
+    return policy, jax.tree_util.tree_map_with_path(larger, params)
 
 
 @jax.jit

@@ -1,4 +1,4 @@
-"""The decoder against transformers, and against itself: padding, caches, dtypes, meshes."""
+"""The decoder against itself: padding, dtypes, meshes, memory. Against transformers: test_families."""
 
 import chex
 import jax
@@ -11,31 +11,15 @@ from prefjax.checks import InputError
 from prefjax.policy import (
     DecoderConfig,
     abstract,
+    decoder,
     hidden_states,
     init,
-    load_huggingface,
     output_weights,
     scores,
 )
-from tests.policy.goldens import GOLDENS, all_logits, expected, tiny
+from tests.policy.goldens import tiny
 
 states = jax.jit(hidden_states)
-
-
-@pytest.mark.parametrize("name", ["tied", "untied"])
-def test_logits_of_transformers(name):
-    policy, params = load_huggingface(GOLDENS / name)
-    tokens, lengths, want = expected(name)
-    got = all_logits(policy, params, tokens, lengths)
-    real = np.arange(tokens.shape[1])[None, :] < np.asarray(lengths)[:, None]
-    np.testing.assert_allclose(np.asarray(got)[real], want[real], atol=1e-4)
-    assert got.dtype == jnp.float32
-
-
-def test_scores_of_transformers():
-    policy, params = load_huggingface(GOLDENS / "classifier")
-    tokens, lengths, want = expected("classifier")
-    np.testing.assert_allclose(jax.jit(scores)(policy, params, tokens, lengths), want, atol=1e-4)
 
 
 def test_what_padding_holds_and_how_much_there_is_does_not_matter():
@@ -88,10 +72,13 @@ def test_matrices_are_as_large_as_initializer_range_says():
     shape = {"vocab_size": 64, "hidden_size": 64, "num_layers": 1, "tie_word_embeddings": False}
     _, params = init(DecoderConfig(**shape, initializer_range=0.5), jax.random.key(0))
     _, usual = init(DecoderConfig(**shape), jax.random.key(0))
-    for matrix, same in zip(jax.tree.leaves(params), jax.tree.leaves(usual), strict=True):
-        if matrix.ndim > 1:
-            assert float(matrix.std()) == pytest.approx(0.5, rel=0.1)
-        np.testing.assert_allclose(matrix, same * (25.0 if matrix.ndim > 1 else 1.0), rtol=1e-5)
+    for (path, leaf), same in zip(
+        jax.tree_util.tree_leaves_with_path(params), jax.tree.leaves(usual), strict=True
+    ):
+        is_norm = "norm" in jax.tree_util.keystr(path)
+        if not is_norm:
+            assert float(leaf.std()) == pytest.approx(0.5, rel=0.1)
+        np.testing.assert_allclose(leaf, same * (1.0 if is_norm else 25.0), rtol=1e-5)
 
 
 def test_a_batch_split_over_eight_devices_gives_the_same_numbers():
@@ -109,16 +96,46 @@ def test_a_batch_split_over_eight_devices_gives_the_same_numbers():
     chex.assert_trees_all_close(together, alone, rtol=1e-4, atol=1e-5)
 
 
-def test_remat_changes_memory_and_nothing_else():
+def test_what_is_behind_the_window_is_not_seen():
+    policy, params = tiny(num_layers=1, family="mistral", windows=(3,))
+    tokens = jnp.array([[0, 1, 2, 3, 4, 5]])
+
+    def known(table):
+        replaced = {**params, "model": {**params["model"], "embed_tokens": {"weight": table}}}
+        return states(policy, replaced, tokens, jnp.array([6]))[0, 5].sum()
+
+    grad = jax.grad(known)(params["model"]["embed_tokens"]["weight"])
+    assert np.flatnonzero(np.abs(grad).sum(axis=1)).tolist() == [3, 4, 5]
+
+
+def test_long_rows_are_attended_to_in_pieces(monkeypatch):
+    policy, params = tiny(windows=(0, 3), attention_softcap=2.0)
+    tokens = jax.random.randint(jax.random.key(1), (2, 11), 0, 11)
+    lengths = jnp.array([11, 6])
+
+    def both(params):
+        hidden = hidden_states(policy, params, tokens, lengths)
+        return (hidden**3).sum(), hidden
+
+    whole = jax.jit(jax.grad(both, has_aux=True))(params)
+    monkeypatch.setattr(decoder, "QUERIES", 4)  # 11 queries: pieces of 4, the last one not full
+    pieces = jax.jit(jax.grad(lambda params: both(params), has_aux=True))(params)
+    chex.assert_trees_all_close(pieces, whole, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "how", [{"remat": "block"}, {"remat": "dots"}, {"remat": "block", "scan_layers": False}]
+)
+def test_remat_and_scan_change_memory_and_nothing_else(how):
     tokens, lengths = jnp.arange(10).reshape(2, 5), jnp.array([5, 3])
     policy, params = tiny()
-    recomputing, _ = tiny(remat=True)
+    other, _ = tiny(**how)
 
     @jax.jit
     def gradient(policy, params):
         return jax.grad(lambda p: (hidden_states(policy, p, tokens, lengths) ** 3).sum())(params)
 
-    chex.assert_trees_all_close(gradient(recomputing, params), gradient(policy, params), rtol=1e-4, atol=1e-6)
+    chex.assert_trees_all_close(gradient(other, params), gradient(policy, params), rtol=1e-4, atol=1e-5)
 
 
 def test_bfloat16_computes_on_float32_parameters():
@@ -154,6 +171,10 @@ def test_a_head_that_is_not_there_is_an_error():
         ({"dtype": "float8"}, "dtype is 'float8'"),
         ({"initializer_range": 0.0}, "initializer_range is 0.0"),
         ({"num_scores": -1}, "num_scores is -1"),
+        ({"windows": (3,)}, "windows is .3,."),
+        ({"windows": (3, -1)}, "windows is .3, -1."),
+        ({"logit_softcap": 0.0}, "logit_softcap is 0.0"),
+        ({"remat": "all"}, "remat is 'all'"),
     ],
 )
 def test_an_impossible_shape_is_an_error(changes, message):

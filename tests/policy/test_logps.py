@@ -143,4 +143,4 @@ def test_what_is_masked_has_no_gradient():
     gradient = jax.jit(jax.grad(total), static_argnums=2)
     short = gradient(params, tokens[:, :5], 2)
     longer = gradient(params, tokens, 6)
-    chex.assert_trees_all_close(longer, short, atol=1e-5)
+    chex.assert_trees_all_close(longer, short, rtol=1e-5, atol=2e-5)

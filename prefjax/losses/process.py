@@ -1,0 +1,56 @@
+"""Losses of judges of single steps: a score where each step of a solution ends, and whether it was right."""
+
+import jax
+from jaxtyping import Array, Float, Shaped
+
+from prefjax.checks import refuse
+from prefjax.rewards.arrays import aligned
+
+
+def process_reward_loss(
+    scores: Float[Array, "*batch S"], labels: Shaped[Array, "*batch S"]
+) -> Float[Array, "*batch S"]:
+    """Cross-entropy of a process reward model with one number a step.
+
+        loss = -y log σ(s) - (1 - y) log(1 - σ(s))
+
+    Args:
+      scores: s, the logit that a step is right, read where the step ends.
+      labels: y: 1 right, 0 wrong, or in between: the fraction of continuations that reached the right answer.
+
+    Returns: a loss in nats for each step; log 2 at s = 0. The average is the caller's: every step once
+      (`Weighted.tokens`, TRL) or every solution once (`Weighted.sequences`).
+    Raises: InputError where the shapes differ.
+    Source: Lightman et al., "Let's Verify Step by Step", 2023 (arXiv:2305.20050). Soft labels: Wang et al.,
+      "Math-Shepherd", 2023, eq. 2 (arXiv:2312.08935).
+    """
+    scores, labels = aligned("process_reward_loss", scores=scores, labels=labels)
+    return -labels * jax.nn.log_sigmoid(scores) - (1 - labels) * jax.nn.log_sigmoid(-scores)
+
+
+def two_class_process_reward_loss(
+    scores: Float[Array, "*batch S 2"], labels: Shaped[Array, "*batch S"]
+) -> Float[Array, "*batch S"]:
+    """Cross-entropy of a process reward model with two numbers a step, as TRL's is.
+
+        loss = -y log p - (1 - y) log(1 - p),   p = softmax(s)₁ = σ(s₁ - s₀)
+
+    Args:
+      scores: s₀ for "wrong" and s₁ for "right", read where the step ends.
+      labels: y: 1 right, 0 wrong, or in between.
+
+    Returns: a loss in nats for each step; log 2 at s₀ = s₁.
+    Raises: InputError where the shapes disagree.
+    Source: TRL's PRMTrainer, a token classifier of two labels; the identity is derived.
+    """
+    if scores.shape[-1:] != (2,):
+        refuse(
+            "two_class_process_reward_loss", f"scores have shape {scores.shape}", "the last axis is (wrong, right)",
+            "Of one number a step: process_reward_loss.",
+        )  # fmt: skip
+    # Widened before they are subtracted.
+    (scores,) = aligned("two_class_process_reward_loss", scores=scores)
+    logit, labels = aligned(
+        "two_class_process_reward_loss", scores=scores[..., 1] - scores[..., 0], labels=labels
+    )
+    return process_reward_loss(logit, labels)

@@ -1,0 +1,44 @@
+"""Whitening: advantages of one batch on one scale, whatever the scale of the rewards was."""
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Shaped
+
+from prefjax.checks import require
+from prefjax.types import Scalar
+
+
+def whitened(
+    values: Float[Array, "..."], mask: Shaped[Array, "..."], *, ddof: Scalar = 1, epsilon: Scalar = 1e-8
+) -> Float[Array, "..."]:
+    """Values less their mean, over their standard deviation.
+
+        (v - v̄) / √(s² + ε),   v̄ = Σ mᵢ vᵢ / n,   s² = Σ mᵢ (vᵢ - v̄)² / (n - ddof),   n = Σ mᵢ
+
+    All that is given is one population: give it the whole rollout, before it is cut into microbatches, since the
+    mean and the deviation of a part are others. GAE's returns are A + V from before.
+
+    Args:
+      values: of any shape, as advantages [B, T].
+      mask: 1 where there is a value, 0 for padding, which may hold anything.
+      ddof: 1 as in TRL's PPO and verl, 0 for the biased variance of jnp.std.
+      epsilon: ε, in squared units of the values: 1e-8 in TRL and verl.
+
+    Returns: numbers of mean 0 and variance 1, in float32 or wider; 0 where the mask is, or all values are equal.
+    Raises: InputError where the shapes differ.
+    Source: Andrychowicz et al., "What Matters in On-Policy Reinforcement Learning?", 2021 (arXiv:2006.05990).
+    """
+    require(
+        jnp.shape(values) == jnp.shape(mask), "whitened",
+        f"values has shape {jnp.shape(values)}, mask {jnp.shape(mask)}", "one shape for both", "Repeat what is shared.",
+    )  # fmt: skip
+    present = mask != 0
+    values = jnp.asarray(values, jnp.promote_types(jnp.result_type(values), jnp.float32))
+    values = jnp.where(present, values, 0.0)
+    count = jnp.sum(present)
+    centred = jnp.where(present, values - jnp.sum(values) / jnp.maximum(count, 1), 0.0)
+    # Of equal values a rounding error is left, which ε alone would not hide.
+    most = jnp.max(jnp.where(present, values, -jnp.inf), initial=-jnp.inf)
+    least = jnp.min(jnp.where(present, values, jnp.inf), initial=jnp.inf)
+    centred = jnp.where(most > least, centred, 0.0)
+    variance = jnp.sum(centred**2) / jnp.maximum(count - ddof, 1)
+    return centred / jnp.sqrt(variance + epsilon)
