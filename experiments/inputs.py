@@ -5,18 +5,19 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
-import numpy as np
 
 from experiments.problems import Shape, kinds_of
 from experiments.settings import Config
 from prefjax.checks import require
 from prefjax.data import (
+    LANGUAGE_MODELING,
     Batches,
     Records,
     TokenRows,
     batches,
     concatenate,
     end_of_turn,
+    is_conversation,
     kind_of,
     load_tokenizer,
     open_table,
@@ -44,28 +45,13 @@ class Rows(NamedTuple):
 
     def originals(self, indices: Sequence[int]) -> list[Mapping[str, Any]]:
         """The rows, as they were read, that token rows were made of."""
-        counts = [count for _, count in self.tokens.parts] or [len(self.tokens.lines)]
-        ends = np.cumsum(counts)
-        found = []
-        for index in indices:
-            part = int(np.searchsorted(ends, index, side="right"))
-            rows = self.records[part].rows
-            at = int(np.searchsorted(_Lines(rows), int(self.tokens.lines[index])))
-            found.append(rows[at])
-        return found
+        tokens = self.tokens
+        return [self.records[tokens.source_of(i)].rows[tokens.place_of(i)] for i in indices]
 
-
-class _Lines(Sequence):
-    """The line numbers of rows, which ascend, for a search that looks at few of them."""
-
-    def __init__(self, rows: Sequence[Mapping[str, Any]]):
-        self._rows = rows
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    def __getitem__(self, index):
-        return self._rows[index]["line"]
+    @property
+    def conversational(self) -> bool:
+        """Whether what the tokens are depends on a chat template."""
+        return any(is_conversation(value) for records in self.records for value in records.rows[0].values())
 
 
 class Input(NamedTuple):
@@ -98,10 +84,11 @@ def read_rows(config: Config, data: str, tokenizer: Any) -> Rows:
     sources = parse_sources(data, where="--data")
     records = tuple(prepare_any(source.path, config) for source in sources)
     parts = []
+    spoken = any(each.kind == LANGUAGE_MODELING for each in records)
     for each in records:
         rows = tokenise(
             each, tokenizer, max_length=config.max_length, overlong=config.overlong or "truncate",
-            boundary=config.boundary, assistant_only=config.assistant_only,
+            boundary=config.boundary, assistant_only=config.assistant_only and (each.kind == LANGUAGE_MODELING or not spoken),
         )  # fmt: skip
         counts = {reason: n for reason, n in rows.counts.items() if n and reason not in ("rows", "kept")}
         left_out = {**each.skipped, **counts}

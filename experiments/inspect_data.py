@@ -8,20 +8,26 @@ row was cut, what went is said. At the end: how many rows there are, were cut an
 
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import takewhile
 from typing import Any, Literal
 
 import numpy as np
 import tyro
 
 from prefjax.checks import InputError, refuse
-from prefjax.data import Records, TokenRows, load_tokenizer, parse_sources, prepare_all, tokenise
-from prefjax.data.chat import end_of_turn, is_conversation
-from prefjax.data.columns import Fault
-from prefjax.data.prepared import open_table
-from prefjax.data.records import Kind, kind_of
+from prefjax.data import (
+    Kind,
+    Records,
+    TokenRows,
+    end_of_turn,
+    kind_of,
+    load_tokenizer,
+    open_table,
+    parse_sources,
+    prepare_all,
+    tokenise,
+)
 
 WHOLE = 2**30  # a limit that no row reaches
 
@@ -65,7 +71,7 @@ def main(config: Config) -> str:
 
 def _kind(config: Config, path: str) -> Kind:
     first = next((record for _, record in open_table(path).records()), None)
-    found = None if first is None or isinstance(first, Fault) else kind_of(first)
+    found = kind_of(first) if isinstance(first, Mapping) else None
     if config.algorithm is None:
         if found is None:
             refuse(
@@ -88,7 +94,7 @@ def _source(config: Config, records: Records, tokenizer: Any) -> Iterator[str]:
     rows = whole
     if whole.longest() > config.max_length:
         rows = tokenise(records, tokenizer, max_length=config.max_length, overlong=config.overlong, **choices)
-    talks = any(is_conversation(value) for value in records.rows[0].values())
+    talks = any(isinstance(records.rows[0].get(name), list) for name in ("prompt", "messages"))
     yield f"{records.source}: {records.kind.name} rows" + (", rendered by the chat template" if talks else "")
     eos = tokenizer.eos_token_id
     end = end_of_turn(tokenizer) if talks else None
@@ -97,39 +103,18 @@ def _source(config: Config, records: Records, tokenizer: Any) -> Iterator[str]:
         for token, where in ((end, "in a conversation"), (eos, "in a text"))
         if token is not None
     )
-    of_whole = _matched(rows, whole)
     width = -(-rows.longest() // 8) * 8
     for index in range(min(config.rows, len(rows.lines))):
-        for name, number, sequence, cut in _sequences(rows, whole, index, of_whole[index]):
+        for name, number, sequence, cut in _sequences(rows, whole, index):
             yield ""
             yield _heading(rows, index, name, number, sequence, cut)
             yield from _table(rows, tokenizer, index, name, sequence, cut, width, config.tokens)
     yield ""
-    kept = set(rows.lines.tolist())
-    last = int(rows.lines[: config.rows][-1]) if config.rows else 0
-    before = takewhile(lambda line: line < last, (int(row["line"]) for row in records.rows))
-    if early := [line for line in before if line not in kept]:
-        yield f"left out before line {last}: " + ", ".join(f"line {line}" for line in early)
+    if shown := [rows.place_of(index) for index in range(min(config.rows, len(rows.lines)))]:
+        kept = set(shown)
+        if early := [records.rows[place]["line"] for place in range(shown[-1]) if place not in kept]:
+            yield f"left out before line {rows.lines[len(shown) - 1]}: lines " + ", ".join(map(str, early))
     yield from _counts(records, rows, whole)
-
-
-def _matched(rows: TokenRows, whole: TokenRows) -> list[int]:
-    """For each row kept its place among all rows: they stand in one order, and lines may hold two rows."""
-    places, at = [], 0
-    for index, line in enumerate(rows.lines.tolist()):
-        while whole.lines[at] != line or not _begins(rows, index, whole, at):
-            at += 1
-        places.append(at)
-        at += 1
-    return places
-
-
-def _begins(rows: TokenRows, index: int, whole: TokenRows, at: int) -> bool:
-    pairs = zip(_members(rows, index), _members(whole, at), strict=False)
-    return all(
-        np.array_equal(rows.fields[name].row(i), whole.fields[name].row(j)[: len(rows.fields[name].row(i))])
-        for (name, i), (_, j) in pairs
-    )
 
 
 def _members(rows: TokenRows, index: int) -> list[tuple[str, int]]:
@@ -139,8 +124,9 @@ def _members(rows: TokenRows, index: int) -> list[tuple[str, int]]:
     return [("completions", int(i)) for i in range(rows.members[index], rows.members[index + 1])]
 
 
-def _sequences(rows: TokenRows, whole: TokenRows, index: int, at: int):
+def _sequences(rows: TokenRows, whole: TokenRows, index: int) -> Iterator[tuple[str, int, int, np.ndarray]]:
     """Each sequence of a row: its field, its number among the completions, its place, and what was cut off."""
+    at = next(at for at in range(index, len(whole.lines)) if whole.place_of(at) == rows.place_of(index))
     for number, ((name, i), (_, j)) in enumerate(
         zip(_members(rows, index), _members(whole, at), strict=True)
     ):

@@ -138,9 +138,12 @@ def grpo_problem(config: Config, mesh: Mesh, model: Model, stop_tokens, frozen: 
     def arrange(batch, key):
         return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (again, *leaf.shape)), batch)
 
+    start = {"ratio": 1.0}
+    if config.price and config.reference == config.model:
+        start["kl"] = 0.0
     return assembled(
         model, objective, frozen, lambda frozen, params, key, batch: draw(params, batch, key), add_rewards, finish,
-        arrange=arrange if again > 1 else None, updates=again,
+        arrange=arrange if again > 1 else None, updates=again, at_start=start,
     )  # fmt: skip
 
 

@@ -77,7 +77,7 @@ def run(config: Config) -> Outcome:
     who = identity(
         config,
         models={name: digest_of_model(getattr(config, name)) for name in ("model", "reference", "judge")},
-        tokenizer=tokenizer_fingerprint(source.tokenizer),
+        tokenizer=tokenizer_fingerprint(source.tokenizer, template=source.rows.conversational),
         data=source.rows.identity(),
         **({"reward_funcs": scorer.identity} if scorer else {}),
     )
@@ -217,12 +217,12 @@ def with_defaults(config: Config) -> Config:
         f"a file of rows ({kinds_of(algorithm)[0].needs})",
         "Name a file.",
     )
-    if algorithm in ("nash_md", "best_of_n"):
+    if algorithm == "nash_md":
         require(
-            bool(config.judge), "--judge", "nothing", "a directory with a reward or preference model",
-            "Train one with --algorithm preference or reward, and name its policy/ directory.",
+            bool(config.judge) and not config.reward_funcs, "--judge", config.reward_funcs or "nothing",
+            "a directory with a reward or preference model", "Train one with --algorithm preference or reward, and name its policy/ directory.",
         )  # fmt: skip
-    elif algorithm in ROLLOUTS:
+    elif algorithm in (*ROLLOUTS, "best_of_n"):
         require(
             bool(config.judge or config.reward_funcs), "--judge, --reward-funcs", "neither", "one source of rewards",
             "Name a judge's directory, or functions as file.py:name.",

@@ -48,7 +48,7 @@ def with_value_head(policy: Policy, params: PyTree) -> PyTree:
 def predicted_values(value_params: PyTree, at: Predictions) -> Float[Array, "B C"]:
     """V of the state before each completion token, float32, 0 where there is none."""
     values = jnp.einsum("bcd,kd->bck", at.hidden.astype(jnp.float32), value_params["weight"])[..., 0]
-    return jnp.where(at.mask > 0, values + value_params["bias"], 0.0)
+    return jnp.where(at.mask > 0, values + value_params["bias"][0], 0.0)
 
 
 def add_ppo_advantages(

@@ -39,6 +39,7 @@ def concatenate(sources: Sequence[TokenRows]) -> TokenRows:
             counts[reason] += count
     steps = [rows.steps for rows in sources if rows.steps is not None]
     labels = [rows.labels for rows in sources if rows.labels is not None]
+    places = [rows.places for rows in sources if rows.places is not None]
     members = [rows.members for rows in sources if rows.members is not None]
     return TokenRows(
         first.kind,
@@ -56,6 +57,7 @@ def concatenate(sources: Sequence[TokenRows]) -> TokenRows:
         if steps
         else None,
         tuple(part for rows in sources for part in rows.parts or ((rows.source, len(rows.lines)),)),
+        np.concatenate(places) if len(places) == len(sources) else None,
     )
 
 

@@ -57,6 +57,7 @@ class TokenRows(NamedTuple):
     members: Int[np.ndarray, " rows+1"] | None = None
     steps: Steps | None = None  # stepwise
     parts: tuple[tuple[str, int], ...] = ()  # of several sources: each one's name, and how many rows it has
+    places: Int[np.ndarray, " rows"] | None = None  # int64: see `place_of`; None: all rows are here
 
     def longest(self) -> int:
         """Tokens of the longest row of any field."""
@@ -66,11 +67,18 @@ class TokenRows(NamedTuple):
         """Tokens of the longest completion of any field, its end included; 0 for prompts."""
         return max(int((s.lengths() - s.prompt_lengths).max()) for s in self.fields.values())
 
+    def source_of(self, index: int) -> int:
+        """Which of several sources the row at `index` came from, from 0."""
+        ends = np.cumsum([count for _, count in self.parts] or [len(self.lines)])
+        return int(np.searchsorted(ends, index, side="right"))
+
+    def place_of(self, index: int) -> int:
+        """Where in `Records.rows` of its source the row at `index` stands, with what is not in its tokens."""
+        if self.places is not None:
+            return int(self.places[index])
+        return index - sum(count for _, count in self.parts[: self.source_of(index)])
+
     def where(self, index: int) -> str:
         """`pairs.jsonl, line 17`: where the row at `index` came from."""
-        begin = 0
-        for source, count in self.parts:
-            if index < begin + count:
-                return place(source, int(self.lines[index]))
-            begin += count
-        return place(self.source, int(self.lines[index]))
+        source = self.parts[self.source_of(index)][0] if self.parts else self.source
+        return place(source, int(self.lines[index]))

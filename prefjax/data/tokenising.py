@@ -86,7 +86,8 @@ def tokenise(
     check_tokenizer(tokenizer)
     made = _Collected(records.kind)
     counts: Counter[str] = Counter(rows=len(records.rows), kept=0, truncated=0)
-    for row in _rows_of_tokens(records, tokenizer, boundary, assistant_only, progress):
+    every = _rows_of_tokens(records, tokenizer, boundary, assistant_only, progress)
+    for place_of_row, row in enumerate(every):
         longest = max(len(tokens) for tokens in row.tokens)
         if longest > max_length and overlong == "error":
             refuse(
@@ -102,7 +103,7 @@ def tokenise(
         else:
             counts["kept"] += 1
             counts["truncated"] += longest > max_length
-            made.add(row, max_length)
+            made.add(place_of_row, row, max_length)
 
     if not made.lines:
         said = ", ".join(f"{reason} {count}" for reason, count in counts.items())
@@ -131,11 +132,12 @@ class _Collected:
         self.starts: list[int] = []  # of every sequence of a field
         self.learned: list[np.ndarray] = []
         self.lines: list[int] = []
+        self.places: list[int] = []
         self.labels: list[float] = []
         self.ends: list[int] = []
         self.per_row: list[int] = []  # completions or steps
 
-    def add(self, row: RowTokens, max_length: int) -> None:
+    def add(self, place_of_row: int, row: RowTokens, max_length: int) -> None:
         cut = [np.array(tokens[:max_length], np.int32) for tokens in row.tokens]
         if self.kind == RANKED:
             self.tokens["completions"] += cut
@@ -144,6 +146,7 @@ class _Collected:
                 field.append(tokens)
         self.starts += [row.prompt_length] * (len(cut) if self.kind == RANKED else 1)
         self.lines.append(row.line)
+        self.places.append(place_of_row)
         if row.learned is not None:
             self.learned.append(np.array(row.learned[:max_length], bool))
         steps = sum(end < max_length for end in row.ends)
@@ -169,6 +172,7 @@ class _Collected:
             labels=labels if self.kind == UNPAIRED else None,
             members=per_row if self.kind == RANKED else None,
             steps=Steps(np.array(self.ends, np.int32), labels, per_row) if self.kind == STEPWISE else None,
+            places=np.array(self.places, np.int64),
         )
 
 

@@ -8,14 +8,14 @@ from prefjax.rewards.arrays import aligned
 
 
 def process_reward_loss(
-    scores: Float[Array, "*batch S"], labels: Shaped[Array, "*batch S"]
-) -> Float[Array, "*batch S"]:
+    scores: Float[Array, "*batch"], labels: Shaped[Array, "*batch"]
+) -> Float[Array, "*batch"]:
     """Cross-entropy of a process reward model with one number a step.
 
         loss = -y log σ(s) - (1 - y) log(1 - σ(s))
 
     Args:
-      scores: s, the logit that a step is right, read where the step ends.
+      scores: s, the logit that a step is right, read where the step ends: [..., S].
       labels: y: 1 right, 0 wrong, or in between: the fraction of continuations that reached the right answer.
 
     Returns: a loss in nats for each step; log 2 at s = 0. The average is the caller's: every step once
@@ -29,14 +29,14 @@ def process_reward_loss(
 
 
 def two_class_process_reward_loss(
-    scores: Float[Array, "*batch S 2"], labels: Shaped[Array, "*batch S"]
-) -> Float[Array, "*batch S"]:
+    scores: Float[Array, "*batch 2"], labels: Shaped[Array, "*batch"]
+) -> Float[Array, "*batch"]:
     """Cross-entropy of a process reward model with two numbers a step, as TRL's is.
 
         loss = -y log p - (1 - y) log(1 - p),   p = softmax(s)₁ = σ(s₁ - s₀)
 
     Args:
-      scores: s₀ for "wrong" and s₁ for "right", read where the step ends.
+      scores: s₀ for "wrong" and s₁ for "right", read where the step ends: [..., S, 2].
       labels: y: 1 right, 0 wrong, or in between.
 
     Returns: a loss in nats for each step; log 2 at s₀ = s₁.

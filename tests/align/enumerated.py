@@ -60,18 +60,15 @@ def flat(batch):
     return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), batch)
 
 
+@partial(jax.jit, static_argnums=0)
 def gradient(objective, params, batch):
     """Of the mean loss, and all means, of [1, B, ...]."""
 
-    @jax.jit
-    def both(params, batch):
-        def loss(params):
-            means = mean_of(objective(params, jax.tree.map(lambda leaf: leaf[0], batch), None))
-            return means["loss"], means
+    def loss(params):
+        means = mean_of(objective(params, jax.tree.map(lambda leaf: leaf[0], batch), None))
+        return means["loss"], means
 
-        return jax.grad(loss, has_aux=True)(params)
-
-    return both(params, batch)
+    return jax.grad(loss, has_aux=True)(params)
 
 
 def assert_gradient(got, want, *, tolerance=1e-5):

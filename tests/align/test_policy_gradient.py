@@ -58,28 +58,31 @@ def groups_of_two():
     return with_rewards(every_group(policy, params, 2), policy, reference)
 
 
+@cache
+def objective_of(make, **settings):
+    """Made once, so that it is compiled once."""
+    return make(policy_and_reference()[0], max_new_tokens=ROOM, **settings)
+
+
+@jax.jit
 def exact_gradient(params, beta=0.0):
     """∇(E[R] - β KL(π‖π₀)), in the direction of descent."""
     policy, _, reference = policy_and_reference()
     reference_logp = exact_logp(policy, reference)
 
-    @jax.jit
-    @jax.grad
-    def gradient(params):
+    def loss(params):
         logp = exact_logp(policy, params)
         return -jnp.sum(jnp.exp(logp) * (REWARD - beta * (logp - reference_logp)))
 
-    return gradient(params)
+    return jax.grad(loss)(params)
 
 
-@pytest.mark.parametrize("beta", [0.0, BETA])
-def test_rloo_follows_the_gradient_of_reward_less_the_price_of_kl(beta):
+def test_rloo_follows_the_gradient_of_reward_less_the_price_of_kl():
     policy, params, reference = policy_and_reference()
-    batch = add_rloo_advantages(num_samples=2, beta=beta)(groups_of_two())
-    want = exact_gradient(params, beta)
-    for objective in (rloo_objective, reinforce_objective):
-        got, means = gradient(objective(policy, max_new_tokens=ROOM), params, batch)
-        assert_gradient(got, want)
+    for make, beta in ((rloo_objective, 0.0), (rloo_objective, BETA), (reinforce_objective, BETA)):
+        batch = add_rloo_advantages(num_samples=2, beta=beta)(groups_of_two())
+        got, means = gradient(objective_of(make), params, batch)
+        assert_gradient(got, exact_gradient(params, beta))
         assert means["ratio"] == pytest.approx(1, abs=1e-5)
     logp, p = exact_logp(policy, params), jnp.exp(exact_logp(policy, params))
     length = float(p @ LENGTHS)
@@ -91,16 +94,17 @@ def test_rloo_follows_the_gradient_of_reward_less_the_price_of_kl(beta):
     assert means["entropy"] == pytest.approx(entropy, abs=1e-5)
 
 
-@pytest.mark.parametrize("loss_type", ["dr_grpo", "dapo", "bnpo"])
-def test_unscaled_grpo_is_half_the_gradient_of_reward_over_the_length_that_it_divides_by(loss_type):
+def test_unscaled_grpo_is_half_the_gradient_of_reward_over_the_length_that_it_divides_by():
     """(G - 1)/G of it, for G = 2."""
     policy, params, _ = policy_and_reference()
     batch = add_grpo_advantages(num_samples=2, scale_rewards="none")(groups_of_two())
-    got, means = gradient(grpo_objective(policy, max_new_tokens=ROOM, loss_type=loss_type), params, batch)
-    length = ROOM if loss_type == "dr_grpo" else float(jnp.exp(exact_logp(policy, params)) @ LENGTHS)
-    assert_gradient(got, jax.tree.map(lambda g: g / (2 * length), exact_gradient(params)))
-    assert means["ratio"] == pytest.approx(1, abs=1e-5)
-    assert means["clip_ratio/region_mean"] == 0
+    mean = float(jnp.exp(exact_logp(policy, params)) @ LENGTHS)
+    for loss_type, length in (("dr_grpo", ROOM), ("dapo", mean), ("bnpo", mean)):
+        objective = grpo_objective(policy, max_new_tokens=ROOM, loss_type=loss_type)
+        got, means = gradient(objective, params, batch)
+        assert_gradient(got, jax.tree.map(lambda g, by=length: g / (2 * by), exact_gradient(params)))
+        assert means["ratio"] == pytest.approx(1, abs=1e-5)
+        assert means["clip_ratio/region_mean"] == 0
 
 
 @pytest.mark.parametrize("corrected", [True, False])
@@ -216,26 +220,22 @@ def finished(algorithm):
     return flat(whole)
 
 
-@pytest.mark.parametrize(
-    ("algorithm", "loss_type"), [("grpo", "dapo"), ("grpo", "grpo"), ("rloo", "")]
-)
-def test_neither_microbatches_nor_devices_nor_filling_rows_can_be_seen(algorithm, loss_type):
+@pytest.mark.parametrize("algorithm", ["grpo", "rloo"])
+def test_neither_microbatches_nor_devices_nor_filling_rows_can_be_seen(algorithm):
     policy, _, reference = policy_and_reference()
     # Not the policy that sampled: ratios are far from 1, and some are clipped.
-    params = jax.tree.map(lambda a, b: a + 0.02 * b, policy_and_reference()[1], reference)
+    params = jax.tree.map(lambda a, b: a + 0.1 * b, policy_and_reference()[1], reference)
     if algorithm == "grpo":
-        objective = grpo_objective(policy, max_new_tokens=ROOM, loss_type=loss_type, beta=BETA)
+        objective = objective_of(grpo_objective, beta=BETA)
     else:
-        objective = rloo_objective(policy, max_new_tokens=ROOM)
+        objective = objective_of(rloo_objective)
     batch = finished(algorithm)
     alone = step_gradient(objective, params, batch, 1)
     assert 0 < alone[0]["clip_ratio/region_mean"] < 1
     spoilt = jax.tree.map(lambda leaf: leaf, batch)
     for name in ("behaviour_logps", "reference_logps", "advantages"):
         spoilt["completion"][name] = spoilt["completion"][name].at[28:].set(jnp.nan)
-    for rows, microbatches, axes in (
-        (batch, 4, {}), (batch, 2, {"data": 2}), (spoilt, 1, {"data": 4, "fsdp": 2}),
-    ):  # fmt: skip
+    for rows, microbatches, axes in ((batch, 4, {}), (spoilt, 1, {"data": 4, "fsdp": 2})):
         assert_same_step(step_gradient(objective, params, rows, microbatches, **axes), alone)
     assert np.isfinite(alone[0]["loss"])
 

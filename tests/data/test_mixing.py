@@ -58,6 +58,9 @@ def test_sources_end_to_end_are_the_set_of_all_their_rows(kind):
     assert [joined.where(i) for i in range(4)] == [
         "a.jsonl, line 1", "a.jsonl, line 2", "b.jsonl, line 1", "c.jsonl, line 1"
     ]  # fmt: skip
+    assert [joined.source_of(i) for i in range(4)] == [0, 0, 1, 2]
+    assert joined.places.tolist() == [0, 1, 0, 0]
+    assert whole.places.tolist() == [0, 1, 2, 3]
     assert joined.counts == whole.counts
     assert joined.source == "a.jsonl + b.jsonl + c.jsonl"
     assert parts[1].where(0) == "b.jsonl, line 1"

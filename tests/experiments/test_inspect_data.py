@@ -49,7 +49,7 @@ def test_pairs_line_by_line(model, tmp_path):
     ]
     rejected = lines.index(f"{data}, line 2, rejected: 8 tokens, 3 before the completion, 2 more CUT")
     assert lines[rejected + 10].split() == ["CUT", "2", "from", "'", "no</s>'", "on"]
-    assert "left out before line 2: line 1" in lines
+    assert "left out before line 2: lines 1" in lines
     counts = {" ".join(line.split()[:-1]): line.split()[-1] for line in lines[-12:]}
     assert counts["rows"] == "3"
     assert counts["kept"] == "2"
@@ -122,3 +122,15 @@ def test_into_a_pipe_that_closes(model, tmp_path):
     )
     assert (done.returncode, done.stdout) == (0, f"{data}: preference rows\n")
     assert "Error" not in done.stderr
+
+
+def test_an_algorithm_reads_its_own_columns(model, tmp_path):
+    data = write_jsonl(tmp_path / "pairs.jsonl", *PAIRS)
+    for algorithm, said in (
+        ("dpo", f"{data}: preference rows"),
+        ("kto", f"{data}: unpaired rows"),
+        ("nash_md", f"{data}: prompt_only rows"),
+    ):
+        assert main(Config(model=model, data=data, algorithm=algorithm)).startswith(said)
+    texts = write_jsonl(tmp_path / "texts.jsonl", {"text": "the cat"})
+    assert "language_modeling rows" in main(Config(model=model, data=texts, algorithm="sft"))

@@ -254,19 +254,11 @@ def test_finite_far_out_and_as_steep_as_it_says(row):
 @ROWS
 def test_bfloat16_comes_in_float32_comes_out(row):
     rough = tuple(t.astype(jnp.bfloat16) for t in draw(row, (16,)))
-    loss = with_settings(row)
-
-    @jax.jit
-    def both(*tensors):
-        return loss(*tensors), jax.grad(lambda t: loss(*t).sum())(tensors)
-
-    value, gradients = both(*rough)
-    assert value.dtype == jnp.float32
-    expected, wide = both(*(t.astype(jnp.float32) for t in rough))
-    close(value, expected)
-    for found, exact in zip(gradients, wide, strict=True):
-        assert found.dtype == jnp.bfloat16
-        close(found.astype(jnp.float32), exact, 0.01)
+    loss = jax.jit(with_settings(row))
+    assert loss(*rough).dtype == jnp.float32
+    close(loss(*rough), loss(*(t.astype(jnp.float32) for t in rough)))
+    gradients = jax.eval_shape(jax.grad(lambda t: loss(*t).sum()), rough)
+    assert all(gradient.dtype == jnp.bfloat16 for gradient in gradients)
 
 
 @ROWS
@@ -337,8 +329,8 @@ for name, shapes, single, settings, each in ROWS:
     loss = getattr(losses, name)
     names = [p.name for p in inspect.signature(loss).parameters.values() if p.kind is p.POSITIONAL_OR_KEYWORD]
     good = {n: jnp.ones(shape) for n, shape in zip(names, shapes, strict=True)}
-    loss(**good, **settings)
-    loss(**{n: jnp.ones(shape) for n, shape in zip(names, single)}, **settings)
+    jax.eval_shape(loss, **good, **settings)
+    jax.eval_shape(loss, **{n: jnp.ones(shape) for n, shape in zip(names, single)}, **settings)
     for n, shape in zip(names, shapes):
         refused(loss, **{**good, n: jnp.ones((4, 1, *shape[1:]))}, **settings)
         refused(loss, **{**good, n: jnp.ones(shape[1:])}, **settings)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
-from prefjax.policy import DecoderConfig, hidden_states, init, logits
+from prefjax.policy import DecoderConfig, abstract, hidden_states, logits
 
 GOLDENS = Path(__file__).parents[1] / "goldens" / "policy"
 LLAMAS = ("tied", "untied")
@@ -51,14 +51,18 @@ def tiny(seed=0, scale=8.0, **changes):
     """A decoder far from uniform: its matrices are `scale` times larger."""
     shape = {"vocab_size": 11, "hidden_size": 16, "intermediate_size": 24, "num_layers": 2}
     config = DecoderConfig(**{**shape, "num_heads": 4, "num_kv_heads": 2, **changes})
-    policy, params = init(
-        config, jax.random.key(seed)
-    )  # not jitted: its few shapes are compiled once for all
+    policy, shapes = abstract(config)
+    draws = np.random.default_rng(seed)  # not by init, which takes seconds to compile
 
-    def larger(path, leaf):
-        return leaf if "norm" in jax.tree_util.keystr(path) else leaf * scale
+    def draw(path, leaf):
+        name = jax.tree_util.keystr(path)
+        if "norm" in name:
+            return jnp.full(leaf.shape, 0.0 if config.norm_offset else 1.0)
+        if "bias" in name or "lora_B" in name:
+            return jnp.zeros(leaf.shape)
+        return jnp.asarray(draws.normal(0, scale * config.initializer_range, leaf.shape), jnp.float32)
 
-    return policy, jax.tree_util.tree_map_with_path(larger, params)
+    return policy, jax.tree_util.tree_map_with_path(draw, shapes)
 
 
 @jax.jit

@@ -17,7 +17,6 @@ from prefjax.policy import (
     DecoderConfig,
     LoraConfig,
     abstract,
-    init,
     load_huggingface,
     read_config,
     save_huggingface,
@@ -250,7 +249,7 @@ def test_there_and_back(tmp_path, name, max_shard_bytes):
 
 
 def test_bfloat16_parameters_stay_bfloat16(tmp_path):
-    policy, params = init(DecoderConfig(vocab_size=8, hidden_size=8, num_heads=2), jax.random.key(0))
+    policy, params = load_huggingface(GOLDENS / "tied")
     params = jax.tree.map(lambda w: w.astype(jnp.bfloat16), params)
     save_huggingface(tmp_path / "half", policy, params)
     assert config_fields(tmp_path / "half")["dtype"] == "bfloat16"
@@ -304,7 +303,7 @@ def test_split_parameters_are_written_whole(tmp_path):
 
 
 def test_adapters_are_not_lost_in_silence(tmp_path):
-    policy, params = init(DecoderConfig(vocab_size=8, lora=LoraConfig(rank=2)), jax.random.key(0))
+    policy, params = abstract(DecoderConfig(vocab_size=8, lora=LoraConfig(rank=2)))
     with pytest.raises(InputError, match="a policy with adapters"):
         save_huggingface(tmp_path / "out", policy, params)
 

@@ -157,7 +157,9 @@ def test_a_sparse_config_means_there_what_it_means_here(fields):
     def understood(fields):
         # A copy: transformers fills in the dicts it is given.
         config = AutoConfig.for_model(**{k: dict(v) if isinstance(v, dict) else v for k, v in fields.items()})
+        config.standardize_rope_params()  # as its rotary embedding does, once all fields are there
         seen = config.to_dict()
+        seen["rope_parameters"].pop("type", None)  # an old word for rope_type
         seen["use_bidirectional_attention"] = bool(seen.get("use_bidirectional_attention"))
         # Who wrote it, and what layer_types replaced.
         for key in (

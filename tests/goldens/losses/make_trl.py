@@ -45,6 +45,10 @@ CASES = [
 REFERENCE_FREE = [("sigmoid", 0.1, 0.0), ("sigmoid", 0.1, 0.1), ("simpo", 2.5, 0.0), ("simpo", 2.5, 0.1)]
 SIMPO_GAMMA = 0.5
 UNPAIRED = ["kto", "apo_zero_unpaired"]
+COLUMNS = [
+    "chosen_logratio", "rejected_logratio", "chosen_length", "rejected_length", "margin",
+    "chosen_logp", "rejected_logp",
+]  # fmt: skip
 
 
 def trainer(loss_type: str, beta: float, label_smoothing: float) -> SimpleNamespace:
@@ -171,8 +175,8 @@ def main() -> None:
             if not case[0].startswith("aot"):
                 keep(name, dpo(case, logps, lengths, reference))
             elif len(together) == SORTED:
-                chosen_first = [torch.cat([torch.stack(x)[:, 0], torch.stack(x)[:, 1]]) for x in zip(*together)]
-                keep(name, dpo(case, *chosen_first))
+                stacked = [torch.stack(column) for column in zip(*together, strict=True)]
+                keep(name, dpo(case, *(torch.cat([x[:, 0], x[:, 1]]) for x in stacked)))
         if len(together) == SORTED:
             together.clear()
         for case in REFERENCE_FREE:
@@ -188,10 +192,7 @@ def main() -> None:
     golden = {
         "made_by": "tests/goldens/losses/make_trl.py",
         "versions": {"trl": trl.__version__, "torch": torch.__version__},
-        "columns": [
-            "chosen_logratio", "rejected_logratio", "chosen_length", "rejected_length", "margin",
-            "chosen_logp", "rejected_logp",
-        ],  # fmt: skip
+        "columns": COLUMNS,
         "pairs": pairs,
         # Gradients in the summed chosen and rejected log-probability; for "reward" in the two rewards, for SimPO and
         # the odds ratio in the averages. AOT: of ten pairs, first in the chosen ones, then in the rejected ones.

@@ -79,12 +79,12 @@ def ppo(logps, reference_logps, scores, lengths, values, old_values, returns, ad
     exec(lines(PPOTrainer.train, "logr =", "rewards[actual_start, actual_end]"), names)
     exec(lines(PPOTrainer.train, "vpredclipped =", "vf_loss ="), names)
     exec(lines(PPOTrainer.train, "logprobs_diff =", "pg_loss ="), names)
-    arrays = dict(
-        logps=logps, reference_logps=reference_logps, scores=scores, lengths=lengths, values=values,
-        old_values=old_values, returns=returns, advantages=advantages, old_logps=old_logps,
-        rewards=names["rewards"], value_loss=names["vf_loss"], policy_loss=names["pg_loss"],
-        whitened=masked_whiten(advantages, ~padding).masked_fill(padding, 0),
-    )  # fmt: skip
+    arrays = {
+        "logps": logps, "reference_logps": reference_logps, "scores": scores, "lengths": lengths, "values": values,
+        "old_values": old_values, "returns": returns, "advantages": advantages, "old_logps": old_logps,
+        "rewards": names["rewards"], "value_loss": names["vf_loss"], "policy_loss": names["pg_loss"],
+        "whitened": masked_whiten(advantages, ~padding).masked_fill(padding, 0),
+    }  # fmt: skip
     return {"kl_coef": KL_COEF, "clip": CLIP} | {name: array.tolist() for name, array in arrays.items()}
 
 

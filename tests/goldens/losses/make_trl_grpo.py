@@ -43,7 +43,9 @@ REWARDS = [
 ]
 
 
-def settings(epsilon_high=0.2, delta=None, importance_sampling_level="token", beta=0.0, use_bias_correction_kl=False):
+def settings(
+    epsilon_high=0.2, delta=None, importance_sampling_level="token", beta=0.0, use_bias_correction_kl=False
+):
     """As much of a GRPOTrainer as `_compute_loss` reads."""
     return SimpleNamespace(
         epsilon_low=0.2, epsilon_high=epsilon_high, importance_sampling_level=importance_sampling_level, beta=beta,
