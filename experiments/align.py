@@ -155,10 +155,10 @@ def prepare(config: Config, workdir: Path, size: Size) -> Stages:
     )  # fmt: skip
 
 
-def whole_way(config: Config) -> dict:
+def whole_way(config: Config, size: Size | None = None) -> dict:
     """SFT → preference model → DPO and Nash-MD from the same SFT policy, and best-of-n → who wins, under gold."""
     began = time.perf_counter()
-    size = QUICK if config.quick else FULL
+    size = size or (QUICK if config.quick else FULL)
     workdir = (
         Path(config.workdir)
         if config.workdir

@@ -20,6 +20,7 @@ from prefjax.checks import refuse, require
 from prefjax.data import TokenRows
 from prefjax.policy import Policy, merge_adapters, save_huggingface, save_peft
 from prefjax.policy.huggingface_write import TOKENIZER_FILES
+from prefjax.policy.peft_files import CONFIG, WEIGHTS
 from prefjax.train import Fitted, markdown_table, read_metrics, write_json, write_report
 
 
@@ -38,6 +39,7 @@ def to_host(params: Any) -> Any:
     )
 
 
+ADAPTER_FILES = (CONFIG, WEIGHTS)
 OURS = ("checkpoints", "best", "tensorboard", "wandb", "figures", "policy", "adapter", "metrics.jsonl", "report.md",
         "report.json", "config.json", "completions.jsonl")  # fmt: skip
 
@@ -133,6 +135,13 @@ def write_policy(config: Config, workdir: Path, policy: Policy, params: Any) -> 
         save_huggingface(target, policy, params, source_dir=config.model)
         return
     alone = target if config.lora_export == "adapter" else workdir / "adapter"
+    # What another --lora-export has left would be read together with what is written now.
+    if config.lora_export == "adapter":
+        shutil.rmtree(target, ignore_errors=True)
+    for name in ADAPTER_FILES:
+        (target / name).unlink(missing_ok=True)
+    if alone != workdir / "adapter" or config.lora_export == "merged":
+        shutil.rmtree(workdir / "adapter", ignore_errors=True)
     if config.lora_export != "adapter":
         save_huggingface(target, *merge_adapters(policy, params), source_dir=config.model)
     if config.lora_export != "merged":

@@ -88,7 +88,8 @@ def read_rows(config: Config, data: str, tokenizer: Any) -> Rows:
     for each in records:
         rows = tokenise(
             each, tokenizer, max_length=config.max_length, overlong=config.overlong or "truncate",
-            boundary=config.boundary, assistant_only=config.assistant_only and (each.kind == LANGUAGE_MODELING or not spoken),
+            boundary=config.boundary,
+            assistant_only=config.assistant_only and (each.kind == LANGUAGE_MODELING or not spoken),
         )  # fmt: skip
         counts = {reason: n for reason, n in rows.counts.items() if n and reason not in ("rows", "kept")}
         left_out = {**each.skipped, **counts}

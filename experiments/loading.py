@@ -66,7 +66,8 @@ def load_reference(config: Config, mesh: Mesh, model: Model) -> Any:
     other, params = load(config, config.reference, mesh, frozen=True)
     # Which only a new model reads, or which change nothing.
     ours = replace(model.policy.config, lora=None)
-    theirs = replace(other.config, initializer_range=ours.initializer_range)
+    unread = ("initializer_range", "bos_token_id", "eos_token_ids", "pad_token_id", "max_position_embeddings")
+    theirs = replace(other.config, **{name: getattr(ours, name) for name in unread})
     require(
         theirs == ours, "--reference", f"{config.reference} has another architecture ({_differences(ours, theirs)})",
         "that of --model", "Take the model that training started from.",

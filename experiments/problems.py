@@ -15,6 +15,7 @@ from prefjax.align import (
     add_mean_length,
     add_mean_reward,
     add_mismatched_kl,
+    add_packed_mean_length,
     add_packed_reference,
     add_reference,
     add_unpaired_reference,
@@ -118,7 +119,8 @@ def pairs_problem(config: Config, mesh: Mesh, shape: Shape) -> Problem:
         )
 
     def extend(frozen, params, key, batch):
-        batch = add_mean_length(batch) if paired.likelihood else batch
+        if paired.likelihood:
+            batch = (add_packed_mean_length if config.packing else add_mean_length)(batch)
         return add(frozen["reference"], batch) if paired.reference else batch
 
     if not paired.reference:

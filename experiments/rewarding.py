@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 
 from experiments.inputs import Input
 from experiments.settings import Config
@@ -37,8 +38,7 @@ class Scorer:
         }
         index = local_rows(batch["index"])
         flat = {name: values.reshape(-1, *values.shape[2:]) for name, values in rows.items()}
-        rewards = self.rewards(flat, np.maximum(index.reshape(-1), 0), step)
-        here = np.where(index.reshape(-1) < 0, np.nan, rewards).astype(np.float32).reshape(index.shape)
+        here = self.rewards(flat, index.reshape(-1), step).astype(np.float32).reshape(index.shape)
         sharding = batch["weight"].sharding
         return {
             **batch,
@@ -46,17 +46,14 @@ class Scorer:
         }
 
     def rewards(self, rows: Mapping[str, np.ndarray], index: np.ndarray, step: int) -> np.ndarray:
-        """The weighted sum of all functions for each completion, on the host."""
+        """The weighted sum of all functions for each completion, on the host; nan for rows that only fill a batch."""
         tokenizer = self._source.tokenizer
-        ids = [
-            tokens[start:end].tolist()
-            for tokens, start, end in zip(
-                rows["tokens"], rows["prompt_lengths"], rows["lengths"], strict=True
-            )
-        ]
-        originals = self._source.rows.originals(index.tolist())
+        real = np.flatnonzero(index >= 0)
+        ids = [rows["tokens"][i, rows["prompt_lengths"][i] : rows["lengths"][i]].tolist() for i in real]
+        originals = self._source.rows.originals(index[real].tolist())
         logged: dict[str, float] = {}
-        each = score(
+        each = np.full((len(self.functions), len(index)), np.nan, np.float32)
+        each[:, real] = score(
             self.functions,
             [row["prompt"] for row in originals],
             [tokenizer.decode(completion, skip_special_tokens=True) for completion in ids],
@@ -64,10 +61,13 @@ class Scorer:
             completion_ids=ids,
             trainer_state=TrainerState(step, self._config.steps or 0),
             log_metric=lambda name, value: logged.update({name: float(value)}),
-            rows=[self._source.rows.tokens.where(i) for i in index.tolist()],
+            rows=[self._source.rows.tokens.where(i) for i in index[real].tolist()],
             timeout=self._config.reward_timeout,
         )
-        self._measured[step + 1] = {**reward_metrics(self.functions, each), **logged}
+        everywhere = each
+        if jax.process_count() > 1:
+            everywhere = np.concatenate(multihost_utils.process_allgather(each), axis=1)
+        self._measured[step + 1] = {**reward_metrics(self.functions, everywhere), **logged}
         return total_reward(self.functions, each)
 
     def beside(self, metrics: Metrics) -> "MetricsWithRewards":

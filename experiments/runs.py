@@ -121,7 +121,8 @@ def train(
         def of_parts(frozen, trained, fixed, key, batch):
             return function(frozen, join(trained, *fixed) if join else trained, key, batch)
 
-        return jax.jit(of_parts)
+        # Rows stay where they are: functions on the host score those that their process holds.
+        return jax.jit(of_parts, out_shardings=split_over(mesh))
 
     extend, finish = on_whole(problem.extend), on_whole(problem.finish)
     arrange = (
@@ -220,7 +221,8 @@ def with_defaults(config: Config) -> Config:
     if algorithm == "nash_md":
         require(
             bool(config.judge) and not config.reward_funcs, "--judge", config.reward_funcs or "nothing",
-            "a directory with a reward or preference model", "Train one with --algorithm preference or reward, and name its policy/ directory.",
+            "a directory with a reward or preference model",
+            "Train one with --algorithm preference or reward, and name its policy/ directory.",
         )  # fmt: skip
     elif algorithm in (*ROLLOUTS, "best_of_n"):
         require(

@@ -90,9 +90,9 @@ def choose_best(choose: Callable, params, judge_params, rows: TokenRows, *, batc
     for number in range(source.steps_per_epoch):
         batch = next(source)
         key = jax.random.fold_in(jax.random.key(seed), number)
-        prompts, index = batch["prompt"], np.maximum(batch["index"], 0)
+        prompts = batch["prompt"]
         chosen, how_good = jax.device_get(
-            choose(params, judge_params, prompts["tokens"], prompts["lengths"], key, index)
+            choose(params, judge_params, prompts["tokens"], prompts["lengths"], key, batch["index"])
         )
         for i in np.flatnonzero(batch["weight"]):
             kept.append(chosen["tokens"][i, chosen["prompt_lengths"][i] : chosen["lengths"][i]])

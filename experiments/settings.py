@@ -338,6 +338,12 @@ def check_settings(config: Config) -> None:
         config.group,
         "2 or more: each is measured by the others",
     )
+    _require(
+        not config.packing or config.algorithm in (None, *_READ_BY["packing"]),
+        "packing",
+        config.algorithm,
+        "sft or dpo, whose rows can share one",
+    )
     lora_of(config)
     _require(0 <= config.seed < 2**32, "seed", config.seed, "a whole number from 0 to 2³² - 1")
 
@@ -355,7 +361,7 @@ def lora_of(config: Config) -> LoraConfig | None:
     layers: set[int] = set()
     for part in filter(None, config.lora_layers.replace(" ", "").split(",")):
         first, _, last = part.partition("-")
-        good = first.isdigit() and (not last or last.isdigit())
+        good = first.isdigit() and (not last or (last.isdigit() and int(first) <= int(last)))
         _require(good, "lora_layers", config.lora_layers, "blocks from 0 on, as 0,1,5 or 4-7")
         layers |= set(range(int(first), int(last or first) + 1))
     return LoraConfig(config.lora_rank, config.lora_alpha, targets, tuple(sorted(layers)))

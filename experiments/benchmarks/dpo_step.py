@@ -121,7 +121,7 @@ def results(workers: list[Worker], shape: Shape) -> tuple[list[str], list[list[s
         rows.append([
             worker.peer.name, f"{min(taken):.3f}", f"{statistics.median(taken):.3f}",
             f"{shape.tokens / statistics.median(taken):.0f}", f"{peak(worker) / 2**20:.0f}",
-            f"{worker.ready_seconds:.1f}", f"{busy:.2f}",
+            f"{worker.ready_seconds:.1f}", f"{least_cpu(worker):.2f}", f"{busy:.2f}",
             "" if compiled is None else f"{compiled:.1f}", "" if temporary is None else f"{temporary / 2**20:.0f}",
         ])  # fmt: skip
     return head, rows
@@ -131,6 +131,11 @@ def peak(worker: Worker) -> int:
     return max(record["peak_bytes"] for record in worker.records["step"])
 
 
+def least_cpu(worker: Worker) -> float:
+    """Seconds of all cores together: what other programs on the machine disturb least."""
+    return min(record["cpu_seconds"] for record in worker.records["step"])
+
+
 def report(workers: list[Worker]) -> dict[str, float]:
     ours, *others = workers
     ratios = {}
@@ -138,9 +143,10 @@ def report(workers: list[Worker]) -> dict[str, float]:
         name = other.peer.name
         median, best = speedup(ours.records["step"], other.records["step"])
         memory, first = peak(ours) / peak(other), ours.ready_seconds / other.ready_seconds
+        work = least_cpu(ours) / least_cpu(other)
         print(
             f"over {name}: tokens/s x {median:.2f} by rounds, x {best:.2f} from minima; "
-            f"peak memory x {memory:.2f}; first step x {first:.2f}"
+            f"peak memory x {memory:.2f}; first step x {first:.2f}; cpu time x {work:.2f}"
         )
         ratios |= {f"tokens/s over {name}": median, f"peak memory over {name}": memory}
     return ratios

@@ -112,11 +112,15 @@ def start_all(peers: Sequence[Peer], task: Task) -> list[Worker]:
 
 
 def alternate(workers: Sequence[Worker], *, rounds: int) -> None:
-    """One round that does not count, then `rounds` that do. Every other round runs in reverse order."""
+    """One round that does not count, then `rounds` that do. Every other round runs in reverse order.
+
+    Each time is also said on stderr as it is known, so that a run that was stopped was not for nothing.
+    """
     turns = [(worker, case) for worker in workers for case in worker.records]
     for number in range(-1, rounds):
         for worker, case in turns if number % 2 else turns[::-1]:
             record = worker.run(case)
+            print(f"round {number}: {worker.peer.name} {case} {record['seconds']:.3f} s", file=sys.stderr)
             if number >= 0:
                 worker.records[case].append(record)
 

@@ -14,6 +14,7 @@ from prefjax.align.nash_md import rows_of as rows_of
 from prefjax.align.online_pairs import preference_pairs as preference_pairs
 from prefjax.align.online_pairs import xpo_objective as xpo_objective
 from prefjax.align.online_pairs import xpo_rollout as xpo_rollout
+from prefjax.align.packed import add_packed_mean_length as add_packed_mean_length
 from prefjax.align.packed import add_packed_reference as add_packed_reference
 from prefjax.align.packed import packed_paired_objective as packed_paired_objective
 from prefjax.align.packed import packed_sft_objective as packed_sft_objective

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from prefjax.align.pairs import PairedLoss, paired_terms
+from prefjax.align.pairs import PairedLoss, checked_terms
 from prefjax.losses import nll_loss
 from prefjax.policy import Places, Policy, Predictions, placed_hidden_states, predicted_logps
 from prefjax.types import Weighted
@@ -68,10 +68,28 @@ def add_packed_reference(policy: Policy, *, max_targets: int) -> Callable:
     return add
 
 
+def add_packed_mean_length(batch: dict) -> dict:
+    """`add_mean_length` of packed pairs: adds `mean_length` [M, B, U]."""
+    packed, weight = batch["packed"], batch["weight"]
+    of_chosen = jnp.where(packed["owner"] % 2 == 0, packed["targets"], 0.0)
+    mean = Weighted(jnp.sum(of_chosen), jnp.sum(weight)).mean()
+    return {**batch, "mean_length": jnp.full(weight.shape, jnp.maximum(mean, 1.0))}
+
+
 def packed_paired_objective(
-    policy: Policy, paired: PairedLoss, *, beta: float, label_smoothing: float = 0.0, max_targets: int
+    policy: Policy,
+    paired: PairedLoss,
+    *,
+    beta: float,
+    label_smoothing: float = 0.0,
+    max_targets: int,
+    **settings: float,
 ) -> Callable:
-    """`paired_objective` on packed pairs: the same mean over pairs, U of them in a row."""
+    """`paired_objective` on packed pairs: the same mean over pairs, U of them in a row.
+
+    A loss with a likelihood needs `add_packed_mean_length`.
+    """
+    terms_of = checked_terms(paired, beta=beta, label_smoothing=label_smoothing, **settings)
 
     def objective(params: PyTree, batch: dict, key) -> dict[str, Weighted]:
         del key
@@ -84,10 +102,7 @@ def packed_paired_objective(
             )
         )
         reference = batch["reference_logp"].reshape(b, units, 2) if paired.reference else None
-        terms = paired_terms(
-            paired, jnp.where(weight[..., None] == 0, 0.0, logp), reference, length, weight, beta=beta,
-            label_smoothing=label_smoothing,
-        )  # fmt: skip
+        terms = terms_of(logp, reference, length, weight, mean_length=batch.get("mean_length"))
         return {name: Weighted.of(values, weight) for name, values in terms.items()}
 
     return objective

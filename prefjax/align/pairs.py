@@ -3,6 +3,7 @@
 import inspect
 from collections.abc import Callable
 from functools import partial
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -88,7 +89,7 @@ PAIRED_LOSSES: dict[str, PairedLoss] = {
     # TRL's rpo is ["sigmoid", "sft"] with weights 1 and α.
     "rpo": PairedLoss(dpo_loss, likelihood=1.0),
     "cpo": PairedLoss(cpo_loss, likelihood=1.0, reference=False),
-    "simpo": PairedLoss(simpo_loss, reference=False),
+    "simpo": PairedLoss(partial(simpo_loss, gamma=0.5), reference=False),
     "orpo": PairedLoss(orpo_pair_loss, likelihood=1.0, reference=False),
 }
 
@@ -243,7 +244,12 @@ def checked_terms(
             name in taken, "paired_objective", f"a setting {name!r}",
             f"this loss has {', '.join(taken)}", "Leave it out, or choose another loss.",
         )  # fmt: skip
-    numbers: dict[str, Any] = {"beta": beta, "label_smoothing": label_smoothing, "likelihood": likelihood, **settings}
+    numbers: dict[str, Any] = {
+        "beta": beta,
+        "label_smoothing": label_smoothing,
+        "likelihood": likelihood,
+        **settings,
+    }
     return partial(paired_terms, paired, **numbers)
 
 

@@ -96,7 +96,8 @@ def merge_adapters(policy: Policy, params: PyTree) -> tuple[Policy, PyTree]:
         if "lora_A" not in part:
             return {name: merged(inner) for name, inner in part.items()}
         a, b = (part[name]["weight"].astype(jnp.float32) for name in ADAPTER)
-        weight = part["weight"] + (scale * jnp.einsum("lor,lri->loi", b, a)).astype(part["weight"].dtype)
+        update = scale * jnp.einsum("lor,lri->loi", b, a)
+        weight = (part["weight"].astype(jnp.float32) + update).astype(part["weight"].dtype)
         return {**{name: inner for name, inner in part.items() if name not in ADAPTER}, "weight": weight}
 
     return without_adapters(policy), merged(params)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -11,26 +12,39 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
 from prefjax.checks import refuse, require
 from prefjax.policy.config import LoraConfig
 from prefjax.policy.functional import Policy, abstract
+from prefjax.policy.huggingface_read import OneBlock
 from prefjax.policy.lora import TARGETS, join, split_adapters
+from prefjax.policy.tensor_files import write_tensors
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
 PREFIX = "base_model.model."
+ADAPTED = re.compile(rf"model\.layers\.(\d+)\.(?:self_attn|mlp)\.({'|'.join(TARGETS)})\.lora_A\.weight")
 # What changes the computation of an adapter and is not done here, with the one value that means "off".
-VARIANTS = {
+VARIANTS: dict[str, Any] = {
     "use_dora": False,
-    "use_rslora": False,
     "bias": "none",
     "fan_in_fan_out": False,
     "rank_pattern": {},
     "alpha_pattern": {},
     "lora_bias": False,
+    "use_qalora": False,
+    "layer_replication": None,
+    "trainable_token_indices": None,
+    "target_parameters": None,
+    "alora_invocation_tokens": None,
+    "arrow_config": None,
+    "kasa_config": None,
+    "monteclora_config": None,
+    "use_bdlora": None,
+    "velora_config": None,
 }
+# Starts that change the base: what was saved belongs to that other base.
+CHANGED_BASES = ("pissa", "corda", "olora", "loftq", "lora_ga")
 
 
 def save_peft(directory: str | Path, policy: Policy, params: PyTree, *, base: str | Path = "") -> None:
@@ -48,7 +62,7 @@ def save_peft(directory: str | Path, policy: Policy, params: PyTree, *, base: st
     directory.mkdir(parents=True, exist_ok=True)
     head = ("score",) if policy.config.num_scores else ()
     tensors = {
-        PREFIX + name: np.ascontiguousarray(array)
+        PREFIX + name: array
         for name, array in _by_name(split_adapters(params, also=head)[0], _layers(policy))
     }
     fields = {
@@ -56,17 +70,18 @@ def save_peft(directory: str | Path, policy: Policy, params: PyTree, *, base: st
         "task_type": "SEQ_CLS" if head else "CAUSAL_LM",
         "base_model_name_or_path": str(base),
         "r": lora.rank,
-        "lora_alpha": lora.alpha,
+        "lora_alpha": int(lora.alpha) if float(lora.alpha).is_integer() else lora.alpha,
         "lora_dropout": 0.0,
         "target_modules": sorted(lora.targets),
         "layers_to_transform": sorted(lora.layers) or None,
         "modules_to_save": list(head) or None,
         "init_lora_weights": True,
         "inference_mode": True,
-        **VARIANTS,
+        "use_rslora": False,
+        **{name: off for name, off in VARIANTS.items() if off is not None},
     }
     fresh = {name: directory / f".{name}.{os.getpid()}" for name in (WEIGHTS, CONFIG)}
-    save_file(tensors, fresh[WEIGHTS], metadata={"format": "pt"})
+    write_tensors(fresh[WEIGHTS], tensors)
     fresh[CONFIG].write_text(json.dumps(fields, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     for name, path in fresh.items():
         path.replace(directory / name)
@@ -75,21 +90,24 @@ def save_peft(directory: str | Path, policy: Policy, params: PyTree, *, base: st
 def load_peft(directory: str | Path, policy: Policy, params: PyTree) -> tuple[Policy, PyTree]:
     """Puts the adapters of a directory into a base without any.
 
+    Which layers they belong to is read off the tensors' names: the configuration may say it by names of modules, whole
+    or in part, by an expression, or by what is left out.
+
     Raises: InputError, naming the file, for an adapter that is not LoRA, of a variant that is not supported, or that
       does not fit the base.
     """
     directory = Path(directory)
-    lora = read_peft_config(directory, num_layers=policy.config.num_layers)
-    config = replace(policy.config, lora=lora)
-    adapted, shapes = abstract(config)
-    head = ("score",) if config.num_scores else ()
-    wanted, _ = split_adapters(shapes, also=head)
     path = directory / WEIGHTS
+    rank, alpha = read_peft_config(directory)
     try:
         with safe_open(path, framework="np") as file:
             stored = {name.removeprefix(PREFIX): file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         refuse(f"{path}", f"not readable ({error})", "the adapter's weights", "Save or fetch it again.")
+    lora = _adapted(path, stored, rank, alpha, policy.config.num_layers)
+    adapted, shapes = abstract(replace(policy.config, lora=lora))
+    head = ("score",) if policy.config.num_scores else ()
+    wanted, _ = split_adapters(shapes, also=head)
     layers = _layers(adapted)
     expected = dict(_by_name(wanted, layers))
     for name in sorted(expected.keys() | stored.keys()):
@@ -98,7 +116,8 @@ def load_peft(directory: str | Path, policy: Policy, params: PyTree) -> tuple[Po
         want = list(expected[name].shape) if name in expected else "nothing"
         require(
             got == want or (optional and got == "nothing"), f"{path}", f'"{name}" is {got}', f"{want}",
-            "Use the adapter with the model that it was trained on.",
+            "Use the adapter with the model that it was trained on; adapters elsewhere than on the same linear layers "
+            "of some blocks are not supported.",
         )  # fmt: skip
 
     def filled(part: Any, name: tuple[str, ...]) -> Any:
@@ -117,17 +136,18 @@ def load_peft(directory: str | Path, policy: Policy, params: PyTree) -> tuple[Po
     return adapted, join(filled(wanted, ()), base)
 
 
-def read_peft_config(directory: str | Path, *, num_layers: int) -> LoraConfig:
-    """What `adapter_config.json` says."""
+def read_peft_config(directory: str | Path) -> tuple[int, float]:
+    """The rank and alpha that `adapter_config.json` says, once nothing else there changes the computation."""
     path = Path(directory) / CONFIG
     try:
         fields = json.loads(path.read_text(encoding="utf-8"))
         kind = fields["peft_type"]
+        rank, alpha = int(fields["r"]), float(fields["lora_alpha"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         refuse(
             f"{path}",
             f"not an adapter's configuration ({error!r})",
-            "PEFT's file",
+            "PEFT's file of a LoRA adapter",
             "Save it again with PEFT.",
         )
     require(
@@ -138,20 +158,36 @@ def read_peft_config(directory: str | Path, *, num_layers: int) -> LoraConfig:
             fields.get(name, off) in (off, None), f"{path}", f"{name} is {fields.get(name)!r}", f"{off!r}",
             "This variant of LoRA is not supported; merge the adapter first.",
         )  # fmt: skip
-    targets = fields.get("target_modules")
-    if targets == "all-linear":
-        targets = list(TARGETS)
+    start = fields.get("init_lora_weights")
     require(
-        isinstance(targets, list) and set(targets) <= set(TARGETS), f"{path}", f"target_modules is {targets!r}",
-        f"some of {', '.join(TARGETS)}", "Adapters elsewhere are not supported.",
+        not (isinstance(start, str) and start.lower().startswith(CHANGED_BASES)),
+        f"{path}", f"init_lora_weights is {start!r}", "a start that leaves the base as it is",
+        "Convert it with PEFT (path_initial_model_for_weight_conversion), or merge the adapter first.",
     )  # fmt: skip
-    layers = fields.get("layers_to_transform")
-    layers = [layers] if isinstance(layers, int) else layers or []
+    # Scaled by alpha / √rank there, by alpha / rank here.
+    return rank, alpha * rank**0.5 if fields.get("use_rslora") else alpha
+
+
+def _adapted(path: Path, stored: dict[str, Any], rank: int, alpha: float, num_layers: int) -> LoraConfig:
+    """Which layers the tensors of a file belong to."""
+    found = [match.groups() for match in map(ADAPTED.fullmatch, stored) if match]
     require(
-        all(0 <= layer < num_layers for layer in layers), f"{path}", f"layers_to_transform is {layers}",
-        f"blocks 0 to {num_layers - 1}", "Use the adapter with the model that it was trained on.",
-    )  # fmt: skip
-    return LoraConfig(int(fields["r"]), float(fields["lora_alpha"]), tuple(sorted(targets)), tuple(layers))
+        bool(found),
+        f"{path}",
+        f"tensors {', '.join(sorted(stored)[:3])}",
+        f"adapters on some of {', '.join(TARGETS)}",
+        "Adapters elsewhere are not supported.",
+    )
+    layers = sorted({int(layer) for layer, _ in found})
+    require(
+        layers[-1] < num_layers,
+        f"{path}",
+        f"adapters of block {layers[-1]}",
+        f"blocks 0 to {num_layers - 1}",
+        "Use the adapter with the model that it was trained on.",
+    )
+    targets = tuple(target for target in TARGETS if any(target == name for _, name in found))
+    return LoraConfig(rank, alpha, targets, () if len(layers) == num_layers else tuple(layers))
 
 
 def _layers(policy: Policy) -> tuple[int, ...]:
@@ -169,10 +205,4 @@ def _by_name(part: Any, layers: tuple[int, ...], name: tuple[str, ...] = ()) -> 
     else:
         at = name.index("layers") + 1
         for layer in layers:
-            own = np.asarray(part[layer]) if hasattr(part, "__array__") else _Shape(part.shape[1:])
-            yield ".".join([*name[:at], str(layer), *name[at:]]), own
-
-
-class _Shape:
-    def __init__(self, shape: tuple[int, ...]):
-        self.shape = shape
+            yield ".".join([*name[:at], str(layer), *name[at:]]), OneBlock(part, layer)

@@ -1,14 +1,14 @@
 """What scores and losses ask of their arrays first: one shape, and at least float32."""
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Shaped
 
 from prefjax.checks import refuse
 from prefjax.types import Scalar
 
 
-def aligned(function: str, **arrays: Float[Array, "..."]) -> tuple[Float[Array, "..."], ...]:
-    """The arrays, in order, all of the same shape, in float32 or wider.
+def aligned(function: str, **arrays: Shaped[Array, "..."]) -> tuple[Float[Array, "..."], ...]:
+    """The arrays, in order, all of the same shape, in float32 or wider; masks and labels may come as integers.
 
     Shapes are known when a function is traced, so under `jit` this costs nothing. Without it (B, 1) against
     (B,) would become (B, B) in silence, and B losses would become B².
@@ -25,6 +25,6 @@ def one_each(value: Scalar | Float[Array, "..."], like: Float[Array, "..."]) -> 
     return jnp.full(jnp.shape(like), value) if jnp.ndim(value) == 0 else jnp.asarray(value)
 
 
-def _wide(array: Float[Array, "*any"]) -> Float[Array, "*any"]:
+def _wide(array: Shaped[Array, "*any"]) -> Float[Array, "*any"]:
     # bfloat16 keeps two to three digits, and log-probabilities of hundreds of nats are to be subtracted.
     return jnp.asarray(array, jnp.promote_types(jnp.result_type(array), jnp.float32))

@@ -9,10 +9,10 @@ import optax
 
 from prefjax.train import copied, init_state, make_mesh, make_step, place
 from prefjax.types import mean_of
-from tests.align.test_nash_md import EVERY, N, ROOM, STOP, exact_logp, policy_and_reference, prompts_of, which
+from tests.align.test_nash_md import EVERY, ROOM, STOP, N, exact_logp, policy_and_reference, prompts_of, which
 from tests.policy.goldens import tiny
 
-__all__ = ["EVERY", "N", "ROOM", "STOP", "exact_logp", "policy_and_reference", "prompts_of", "tiny", "which"]
+__all__ = ["EVERY", "ROOM", "STOP", "N", "exact_logp", "policy_and_reference", "prompts_of", "tiny", "which"]
 
 STOPPED = jnp.array([1.0] * 4 + [0.0] * 9)  # the first four end with a stop token
 LENGTHS = (EVERY["lengths"] - EVERY["prompt_lengths"]).astype(jnp.float32)

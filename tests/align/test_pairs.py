@@ -10,14 +10,17 @@ import optax
 import pytest
 
 from prefjax.align import PAIRED_LOSSES, PairedLoss, add_reference, loss_at_start, paired_objective
-from prefjax.align.pairs import call_by_name
+from prefjax.align.pairs import add_mean_length, call_by_name
+from prefjax.checks import InputError
 from prefjax.train import copied, init_state, make_mesh, make_step, place, spread
 from prefjax.types import Weighted, mean_of
 from tests.align.test_rows import COMPLETION, VOCAB, brute_force, listed, padded
 from tests.policy.goldens import tiny
 
 BETA, SMOOTHING = 0.5, 0.1
-NAMES = sorted(PAIRED_LOSSES)
+# Those of log-ratios alone; the others have tests of their own at the end.
+NAMES = sorted(name for name, paired in PAIRED_LOSSES.items() if paired.reference and not paired.likelihood)
+OTHERS = sorted(set(PAIRED_LOSSES) - set(NAMES))
 SIDES = ("chosen", "rejected")
 each_loss = pytest.mark.parametrize("name", NAMES)
 
@@ -47,7 +50,7 @@ def batch_of(n, *, width=9, fill=0, seed=2):
 @partial(jax.jit, static_argnames=("max_completion", "microbatches"))
 def with_reference(policy, reference, batch, *, max_completion=COMPLETION, microbatches=1):
     cut = jax.tree.map(lambda leaf: leaf.reshape(microbatches, -1, *leaf.shape[1:]), batch)
-    added = add_reference(policy, max_completion=max_completion)(reference, cut)
+    added = add_mean_length(add_reference(policy, max_completion=max_completion)(reference, cut))
     return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), added)
 
 
@@ -69,7 +72,9 @@ def every_mean(policy, params, batch):
     ("name", "value"),
     [
         ("sigmoid", math.log(2)), ("ipo", 25.0), ("hinge", 1.0),
-        ("robust", math.log(2)), ("apo_zero", 1.0), ("sppo_hard", 50.0),
+        ("robust", math.log(2)), ("apo_zero", 1.0), ("sppo_hard", 50.0), ("sigmoid_norm", math.log(2)),
+        ("apo_down", 1.0), ("nca_pair", 2 * math.log(2)), ("bco_pair", 2 * math.log(2)),
+        ("discopop", (1 + math.log(2)) / 2), ("exo_pair", 0.5 * math.log(0.25 / 0.09)),
     ],
 )  # fmt: skip
 def test_the_loss_at_the_start(name, value):
@@ -111,7 +116,24 @@ EQUATIONS = {
     "robust": lambda c, r, nc, nr: (0.9 * softplus(-BETA * (c - r)) - 0.1 * softplus(BETA * (c - r))) / 0.8,
     "apo_zero": lambda c, r, nc, nr: 1 / (1 + np.exp(BETA * c)) + 1 / (1 + np.exp(-BETA * r)),
     "sppo_hard": lambda c, r, nc, nr: (c - 1 / (2 * BETA)) ** 2 + (r + 1 / (2 * BETA)) ** 2,
+    "sigmoid_norm": lambda c, r, nc, nr: (
+        0.9 * softplus(-BETA * (c / nc - r / nr)) + 0.1 * softplus(BETA * (c / nc - r / nr))
+    ),
+    "exo_pair": lambda c, r, nc, nr: exo(1 / (1 + np.exp(-BETA * (c - r)))),
+    "nca_pair": lambda c, r, nc, nr: softplus(-BETA * c) + softplus(BETA * c) / 2 + softplus(BETA * r) / 2,
+    "bco_pair": lambda c, r, nc, nr: softplus(-BETA * c) + softplus(BETA * r),
+    "apo_down": lambda c, r, nc, nr: 1 / (1 + np.exp(-BETA * c)) + 1 / (1 + np.exp(BETA * (c - r))),
+    "discopop": lambda c, r, nc, nr: discopop(BETA * (c - r)),
 }
+
+
+def exo(q):
+    return q * np.log(q / 0.9) + (1 - q) * np.log((1 - q) / 0.1)
+
+
+def discopop(z):
+    mix = 1 / (1 + np.exp(-z / 0.05))
+    return (1 - mix) * softplus(-z) + mix * np.exp(-z)
 
 
 @each_loss
@@ -284,3 +306,57 @@ def test_rows_of_weight_0_may_even_be_nan(name):
     spoilt = batch["chosen"]["reference_logp"].at[-1].set(jnp.nan)
     batch["chosen"] = {**batch["chosen"], "reference_logp": spoilt}
     assert_same(at_once(by_choice(policy), params, choosing(name, batch)), want)
+
+
+def test_likelihoods_and_losses_without_a_reference_are_their_equations():
+    """CPO, ORPO, SimPO and RPO of brute-force log-probabilities; the likelihood counts every token once."""
+    policy, params, reference = policy_and_reference()
+    batch = batch_of(4)
+    texts = [[*listed(batch[side])][:3] for side in SIDES]  # the fourth has weight 0
+    chosen, rejected = (np.array([brute_force(policy, params, x, y) for x, y in side]) for side in texts)
+    lengths = np.array([[len(y) for _, y in side] for side in texts])
+    nll = -chosen.sum() / lengths[0].sum()
+    (chosen_ratio, rejected_ratio), _ = log_ratios()
+    margins = {
+        "cpo": BETA * (chosen - rejected),
+        "rpo": BETA * (chosen_ratio - rejected_ratio)[:3],
+        "simpo": BETA * (chosen / lengths[0] - rejected / lengths[1]) - 0.5,
+    }
+    smooth = {name: 0.9 * softplus(-z) + 0.1 * softplus(z) for name, z in margins.items()}
+    odds = [a - np.log1p(-np.exp(a)) for a in (chosen / lengths[0], rejected / lengths[1])]
+    want = {
+        "cpo": smooth["cpo"].mean() + nll,
+        "rpo": smooth["rpo"].mean() + nll,
+        "simpo": smooth["simpo"].mean(),
+        "orpo": BETA * softplus(odds[1] - odds[0]).mean() + nll,
+    }
+    assert sorted(want) == OTHERS
+    means = every_mean(policy, params, with_reference(policy, reference, batch))
+    for name, value in want.items():
+        assert means[name]["loss"] == pytest.approx(value, rel=2e-5), name
+    assert means["cpo"]["rewards/chosen"] == pytest.approx(BETA * chosen.mean(), rel=2e-5)
+
+
+def test_a_likelihood_is_averaged_over_the_tokens_of_the_whole_step():
+    policy, params, _ = policy_and_reference()
+    objective = paired_objective(policy, PAIRED_LOSSES["cpo"], beta=BETA, max_completion=COMPLETION)
+    batch = {**batch_of(16), "weight": jnp.ones(16).at[-3:].set(0.0)}
+    batch = add_mean_length(batch)
+    want = at_once(objective, params, batch)
+    assert_same(training_step(objective, 4, copied)(params, batch), want)
+    # A third of the likelihood, by its setting.
+    less = paired_objective(
+        policy, PAIRED_LOSSES["cpo"], beta=BETA, max_completion=COMPLETION, likelihood=1 / 3
+    )(params, batch, None)
+    means = mean_of(less)
+    assert want[0]["loss"] - means["loss"] == pytest.approx(2 / 3 * float(means["nll_loss"]), rel=1e-5)
+
+
+def test_what_a_loss_does_not_have_is_refused():
+    policy, _, _ = policy_and_reference()
+    with pytest.raises(InputError, match="a setting 'gamma'"):
+        paired_objective(policy, PAIRED_LOSSES["sigmoid"], beta=BETA, max_completion=1, gamma=0.5)
+    with pytest.raises(InputError, match="label_smoothing is 0"):
+        paired_objective(policy, PAIRED_LOSSES["exo_pair"], beta=BETA, max_completion=1)
+    with pytest.raises(InputError, match="depends on log π itself"):
+        loss_at_start(PAIRED_LOSSES["cpo"], beta=BETA)

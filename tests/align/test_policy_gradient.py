@@ -167,7 +167,9 @@ def test_group_advantages_by_hand():
     for scale in ("group", "batch"):
         lone = add_grpo_advantages(num_samples=4, scale_rewards=scale)(batch)
         assert lone["statistics"]["reward_std"][0, 0] == pytest.approx(0.5)
-        np.testing.assert_allclose(lone["completion"]["advantages"][1], np.array([1, 1, -3, 1]) / 4 / 0.5001, rtol=1e-6)
+        np.testing.assert_allclose(
+            lone["completion"]["advantages"][1], np.array([1, 1, -3, 1]) / 4 / 0.5001, rtol=1e-6
+        )
 
 
 GOLDENS = json.loads((Path(__file__).parents[1] / "goldens" / "align" / "trl.json").read_text())
@@ -222,9 +224,9 @@ def finished(algorithm):
 
 @pytest.mark.parametrize("algorithm", ["grpo", "rloo"])
 def test_neither_microbatches_nor_devices_nor_filling_rows_can_be_seen(algorithm):
-    policy, _, reference = policy_and_reference()
+    _, sampled, reference = policy_and_reference()
     # Not the policy that sampled: ratios are far from 1, and some are clipped.
-    params = jax.tree.map(lambda a, b: a + 0.1 * b, policy_and_reference()[1], reference)
+    params = jax.tree.map(lambda a, b: a + 0.1 * b, sampled, reference)
     if algorithm == "grpo":
         objective = objective_of(grpo_objective, beta=BETA)
     else:

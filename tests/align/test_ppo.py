@@ -36,7 +36,7 @@ from tests.align.enumerated import (
     token_logps,
     which,
 )
-from tests.align.test_policy_gradient import BETA, REWARD, exact_gradient, with_rewards
+from tests.align.test_policy_gradient import BETA, exact_gradient, with_rewards
 
 
 def with_critic(params, seed=0):
@@ -87,7 +87,9 @@ def test_advantages_are_those_of_a_plain_loop():
     for i, n in enumerate(lengths):
         following = 0.0
         for t in reversed(range(n)):
-            reward = -BETA * (new[i, t] - old[i, t]) + (np.asarray(batch["reward"]).reshape(-1)[i] if t == n - 1 else 0)
+            reward = -BETA * (new[i, t] - old[i, t]) + (
+                np.asarray(batch["reward"]).reshape(-1)[i] if t == n - 1 else 0
+            )
             ahead = values[i, t + 1] if t + 1 < n else 0.0
             following = reward + 0.9 * ahead - values[i, t] + 0.9 * 0.8 * following
             want[i, t] = following
@@ -133,7 +135,7 @@ def test_neither_microbatches_nor_devices_nor_filling_rows_can_be_seen():
     batch = with_rewards(drawn(policy, params, 16), policy, reference)
     batch["weight"] = batch["weight"].at[:, 12:].set(0.0)
     batch = flat(finished(policy, with_critic(params), batch))
-    moved = with_critic(jax.tree.map(lambda a, b: a + 0.1 * b, params, reference), seed=1)
+    moved = with_critic(jax.tree.map(lambda a, b: a + 0.1 * b, params, reference))
     objective = ppo_objective(policy, max_new_tokens=ROOM)
     alone = step_gradient(objective, moved, batch, 1)
     assert 0 < alone[0]["policy/clipfrac_avg"] < 1

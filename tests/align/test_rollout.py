@@ -20,9 +20,9 @@ from prefjax.align.rollout import (
 from prefjax.checks import InputError
 from prefjax.train import make_mesh, place
 from tests.align.enumerated import (
-    N,
     ROOM,
     STOP,
+    N,
     drawn,
     exact_logp,
     flat,
@@ -69,7 +69,9 @@ def test_groups_are_neighbours_and_neither_microbatches_nor_devices_change_a_dra
     assert len(set(np.asarray(which(whole["completion"])).tolist())) > 3
 
 
-@pytest.mark.parametrize("settings", [(("temperature", 0.7),), (("temperature", 1.5), ("top_k", 2), ("top_p", 0.9))])
+@pytest.mark.parametrize(
+    "settings", [(("temperature", 0.7),), (("temperature", 1.5), ("top_k", 2), ("top_p", 0.9))]
+)
 def test_behaviour_logps_are_those_of_the_policy_at_the_sampling_temperature(settings):
     """Also where top-k and top-p leave tokens out, so that the ratio to them starts at 1."""
     policy, params, _ = policy_and_reference()
@@ -98,7 +100,9 @@ def test_rewards_of_a_judge_are_mean_preferences_over_the_others(num_samples):
     judged = jax.jit(judge_rewards(by_table, num_samples=num_samples))(cyclic(), batch)
     table = np.asarray(cyclic())
     groups = np.asarray(which(flat(batch)["completion"])).reshape(-1, num_samples)
-    want = [[np.mean([table[a, b] for j, b in enumerate(g) if j != i]) for i, a in enumerate(g)] for g in groups]
+    want = [
+        [np.mean([table[a, b] for j, b in enumerate(g) if j != i]) for i, a in enumerate(g)] for g in groups
+    ]
     np.testing.assert_allclose(judged["reward"].reshape(-1, num_samples), want, atol=1e-6)
     np.testing.assert_allclose(np.mean(want, axis=1), 0.5, atol=1e-6)
 

@@ -180,7 +180,7 @@ def test_discopop_has_a_dip_and_a_hump():
         np.testing.assert_allclose(jax.vmap(jax.grad(loss))(jnp.array([-0.1186, 0.0720])), 0.0, atol=2e-3)
         # Where the first of two answers wins with probability .8, left of the hump's mirror image and right of it.
         found = minimiser(lambda c, r: discopop_loss(c, r, beta=0.1), 0.8, low=5.0)
-        assert found == pytest.approx(15.7452073, abs=6e-8)
+        assert found == pytest.approx(15.7452073, abs=6e-7)
         # With EasyDeL's temperature it is another loss.
         other = discopop_loss(jnp.float64(0.3), jnp.float64(0.0), beta=1.0, temperature=1.0)
         assert abs(float(other) - 0.74036) > 0.05
