@@ -31,9 +31,10 @@ def _save(figure, path: Path) -> None:
 
 
 def draw_curves(path: Path, lines: Sequence[Mapping[str, Any]], *, title: str) -> None:
-    """Every metric of a run against its steps, in small panels; held-out measurements as dots."""
+    """Every metric that changed in a run against its steps, the loss first; held-out measurements as dots."""
     steps = [line for line in lines if "loss" in line]
-    names = [name for name in steps[0] if name not in ("step", "seconds", "learning_rate")]
+    names = [name for name in steps[0] if name not in ("step", "seconds", "learning_rate", "loss")]
+    names = ["loss", *(name for name in names if _changes([line[name] for line in steps if name in line]))]
     columns = 3
     rows = -(-len(names) // columns)
     with plt.rc_context(STYLE):
@@ -41,8 +42,9 @@ def draw_curves(path: Path, lines: Sequence[Mapping[str, Any]], *, title: str) -
             rows, columns, figsize=(3.0 * columns, 1.9 * rows), squeeze=False, layout="constrained"
         )
         for axis, name in zip(axes.flat, names, strict=False):
+            drawn = [line for line in steps if name in line]
             axis.plot(
-                [line["step"] for line in steps], [line[name] for line in steps], lw=0.9, color="#0072b2"
+                [line["step"] for line in drawn], [line[name] for line in drawn], lw=0.9, color="#0072b2"
             )
             held_out = [line for line in lines if f"eval_{name}" in line]
             if held_out:
@@ -52,12 +54,18 @@ def draw_curves(path: Path, lines: Sequence[Mapping[str, Any]], *, title: str) -
                 )  # fmt: skip
                 axis.legend()
             axis.set_title(name)
+            axis.ticklabel_format(axis="y", useOffset=False)
         for axis in axes.flat[len(names) :]:
             axis.axis("off")
-        for axis in axes[-1]:
+        for axis in axes.flat[max(len(names) - columns, 0) : len(names)]:
             axis.set_xlabel("step")
         figure.suptitle(title, x=0.01, ha="left")
         _save(figure, path)
+
+
+def _changes(values: Sequence[float]) -> bool:
+    """Whether there is something to see, beyond rounding."""
+    return max(values) - min(values) > 1e-5 * max(1.0, max(map(abs, values)))
 
 
 def _whiskers(low, mean, high):

@@ -17,6 +17,7 @@ from prefjax.align import (
     add_mismatched_kl,
     add_packed_mean_length,
     add_packed_reference,
+    add_ranked_reference,
     add_reference,
     add_unpaired_reference,
     loss_at_start,
@@ -25,17 +26,28 @@ from prefjax.align import (
     paired_objective,
     pairs_at_once,
     preference_objective,
+    process_objective,
+    ranked_objective,
     reward_objective,
     sft_objective,
     unpaired_objective,
 )
 from prefjax.checks import refuse
-from prefjax.data import LANGUAGE_MODELING, PREFERENCE, PROMPT_COMPLETION, PROMPT_ONLY, UNPAIRED, Kind
+from prefjax.data import (
+    LANGUAGE_MODELING,
+    PREFERENCE,
+    PROMPT_COMPLETION,
+    PROMPT_ONLY,
+    RANKED,
+    STEPWISE,
+    UNPAIRED,
+    Kind,
+)
 from prefjax.types import Weighted
 
 KINDS: dict[str, tuple[Kind, ...]] = {
     "sft": (PROMPT_COMPLETION, LANGUAGE_MODELING), "dpo": (PREFERENCE,), "reward": (PREFERENCE,),
-    "preference": (PREFERENCE,), "kto": (UNPAIRED,),
+    "preference": (PREFERENCE,), "kto": (UNPAIRED,), "ranked": (RANKED,), "process": (STEPWISE,),
 }  # fmt: skip
 BILINEAR_SCORES = 8  # two for Bradley–Terry, the others for what is not transitive
 
@@ -93,6 +105,11 @@ def offline_problem(config: Config, mesh: Mesh, shape: Shape) -> Problem:
         model = load_trained(config, mesh, num_scores=BILINEAR_SCORES if bilinear else 1, score_key=head_key)
         objective = preference_objective(model.policy, form=config.preference_form, max_completion=longest)
         return Problem(model, objective, judge=config.preference_form)
+    if algorithm == "process":
+        model = load_trained(config, mesh, num_scores=2)
+        return Problem(model, process_objective(model.policy), judge="process")
+    if algorithm == "ranked":
+        return ranked_problem(config, mesh, shape)
     if algorithm == "dpo":
         return pairs_problem(config, mesh, shape)
     if algorithm == "kto":
@@ -132,6 +149,17 @@ def pairs_problem(config: Config, mesh: Mesh, shape: Shape) -> Problem:
             start["loss"] = loss_at_start(paired, **numbers)
     frozen = {"reference": load_reference(config, mesh, model)}
     return Problem(model, objective, frozen, extend, at_start=start)
+
+
+def ranked_problem(config: Config, mesh: Mesh, shape: Shape) -> Problem:
+    model = load_trained(config, mesh)
+    add = add_ranked_reference(model.policy, max_completion=shape.longest)
+    return Problem(
+        model, ranked_objective(model.policy, beta=config.price, max_completion=shape.longest),
+        frozen={"reference": load_reference(config, mesh, model)},
+        extend=lambda frozen, params, key, batch: add(frozen["reference"], batch),
+        at_start={"rewards/margins": 0.0} if config.reference == config.model else {},
+    )  # fmt: skip
 
 
 def unpaired_problem(config: Config, mesh: Mesh, shape: Shape) -> Problem:

@@ -13,8 +13,8 @@ from prefjax.policy import LoraConfig
 from prefjax.policy.lora import TARGETS as LORA_TARGETS
 
 Algorithm = Literal[
-    "sft", "reward", "preference", "dpo", "kto", "nash_md", "online_dpo", "xpo", "grpo", "rloo", "ppo", "rejection",
-    "best_of_n",
+    "sft", "reward", "preference", "process", "dpo", "kto", "ranked", "nash_md", "online_dpo", "xpo", "grpo", "rloo",
+    "ppo", "rejection", "best_of_n",
 ]  # fmt: skip
 
 
@@ -28,9 +28,9 @@ class Config:
     """
 
     algorithm: Algorithm | None = None
-    """sft, reward (Bradley–Terry), preference (two-input model), dpo (pairs, any --loss), kto (single completions, any
-    --loss), and with completions drawn on the way: nash_md, online_dpo, xpo, grpo, rloo, ppo, rejection (imitates the
-    best of n); best_of_n only draws."""
+    """sft, reward (Bradley–Terry), preference (two-input model), process (a judge of steps), dpo (pairs, any --loss),
+    kto (single completions, any --loss), ranked (lists, Plackett–Luce), and with completions drawn on the way: nash_md,
+    online_dpo, xpo, grpo, rloo, ppo, rejection (imitates the best of n); best_of_n only draws."""
     loss: str | None = None
     """By TRL's name. dpo, online_dpo: sigmoid (unless given), ipo, hinge, robust, simpo, orpo, …; kto: kto (unless
     given), bco, apo_zero_unpaired; grpo: dapo (unless given), grpo, bnpo, dr_grpo, cispo."""
@@ -39,7 +39,8 @@ class Config:
     data: str = ""
     """JSON Lines, Parquet, a directory of Parquet files, or tfds:NAME, in TRL's columns; text or messages. Several,
     with their shares: a.jsonl=0.7,b.parquet=0.3. sft: prompt, completion (or text, or messages); dpo, reward,
-    preference: prompt, chosen, rejected; kto: prompt, completion, label; the others: prompt."""
+    preference: prompt, chosen, rejected; kto: prompt, completion, label; ranked: prompt, completions; process: prompt,
+    completions, labels; the others: prompt."""
     eval_data: str = ""
     """The same kind of file, held out: measured every --eval-every steps and at the end."""
     reference: str = ""
@@ -62,7 +63,7 @@ class Config:
     """Rows at a time, over all devices; cannot change the result, only the memory. --batch-size unless given."""
     learning_rate: float | None = None
     """Peak rate. Unless given, TRL's: sft 2e-5, reward 1e-4, preference 1e-5, dpo, kto, grpo, rloo 1e-6, ppo 3e-6,
-    nash_md, online_dpo, xpo 5e-7, rejection 2e-5."""
+    nash_md, online_dpo, xpo 5e-7, rejection 2e-5, process 1e-5, ranked 1e-6."""
     schedule: Literal["constant", "linear", "cosine"] = "constant"
     """What the rate does after warm-up, until --steps."""
     warmup_steps: int = 0
@@ -213,7 +214,7 @@ _CLIPPED = {"grpo", "rloo", "ppo"}
 _READ_BY: dict[str, set[str]] = {
     "loss": {"dpo", "kto", "grpo", "online_dpo"},
     "label_smoothing": {"dpo"},
-    "beta": {"dpo", "kto", *ROLLOUTS} - {"rejection"},
+    "beta": {"dpo", "kto", "ranked", *ROLLOUTS} - {"rejection"},
     "mixture_coef": {"nash_md"},
     "max_new_tokens": _DRAWN,
     "temperature": _DRAWN,
@@ -234,8 +235,8 @@ _READ_BY: dict[str, set[str]] = {
 }
 _WITH_ADAPTERS = {"lora_alpha", "lora_targets", "lora_layers"}
 LEARNING_RATES = {
-    "sft": 2e-5, "reward": 1e-4, "preference": 1e-5, "dpo": 1e-6, "kto": 1e-6, "nash_md": 5e-7, "online_dpo": 5e-7,
-    "xpo": 5e-7, "grpo": 1e-6, "rloo": 1e-6, "ppo": 3e-6, "rejection": 2e-5, "best_of_n": 0.0,
+    "sft": 2e-5, "reward": 1e-4, "preference": 1e-5, "process": 1e-5, "dpo": 1e-6, "kto": 1e-6, "ranked": 1e-6,
+    "nash_md": 5e-7, "online_dpo": 5e-7, "xpo": 5e-7, "grpo": 1e-6, "rloo": 1e-6, "ppo": 3e-6, "rejection": 2e-5, "best_of_n": 0.0,
 }  # fmt: skip
 
 

@@ -3,7 +3,7 @@
 import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from experiments.benchmarks.shapes import Shape
@@ -37,7 +37,7 @@ def read_task() -> Task:
     return Task(Shape(**task["shape"]), task["directory"], task["calls"], task["options"])
 
 
-def serve(cases: dict[str, Callable[[], dict[str, Any]]], **about: Any) -> None:
+def serve(cases: Mapping[str, Callable[..., dict[str, Any]]], **about: Any) -> None:
     """Says that the cases are ready, then runs the one that each line of stdin names.
 
     A case returns when its work is done, with what else there is to tell. It is run for the first time by the

@@ -61,7 +61,8 @@ class Shape:
         prompts = random.integers(FIRST, self.vocab_size, (self.pairs, self.prompt))
         completions = random.integers(FIRST, self.vocab_size, (2, self.pairs, self.completion))
         completions[:, :, -1] = EOS
-        return tuple(ids.astype(np.int32) for ids in (prompts, *completions))  # type: ignore[return-value]  # three
+        chosen, rejected = completions.astype(np.int32)
+        return prompts.astype(np.int32), chosen, rejected
 
     def beginnings(self) -> np.ndarray:
         """Prompts [B, P] to generate from; each begins with BOS."""

@@ -33,6 +33,9 @@ from prefjax.align.ppo import add_ppo_advantages as add_ppo_advantages
 from prefjax.align.ppo import ppo_objective as ppo_objective
 from prefjax.align.ppo import ppo_updates as ppo_updates
 from prefjax.align.ppo import with_value_head as with_value_head
+from prefjax.align.process import process_objective as process_objective
+from prefjax.align.ranked import add_ranked_reference as add_ranked_reference
+from prefjax.align.ranked import ranked_objective as ranked_objective
 from prefjax.align.rejection import keep_above as keep_above
 from prefjax.align.rejection import keep_best as keep_best
 from prefjax.align.reward_answers import RewardFunction as RewardFunction

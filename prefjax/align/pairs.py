@@ -3,7 +3,6 @@
 import inspect
 from collections.abc import Callable
 from functools import partial
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -11,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from prefjax.align.rows import completion_lengths, stacked, summed_logps
-from prefjax.checks import require
+from prefjax.checks import refuse, require
 from prefjax.losses import (
     apo_down_loss,
     apo_zero_loss,
@@ -271,8 +270,8 @@ def paired_terms(
     present = (weight > 0)[..., None]
     logp = jnp.where(present, logp, 0.0)
     logratio = logp
-    if paired.reference and reference is not None:
-        logratio = jnp.where(present, logp - reference, 0.0)
+    if paired.reference:
+        logratio = jnp.where(present, logp - _given(reference, "reference_logp", "add_reference"), 0.0)
     length = jnp.maximum(length, 1.0)  # a completion without tokens is divided by 1, not by 0
     scaled = logratio / length if paired.per_token else logratio
     arguments = {"logratio": scaled, "logp": logp, "average_logp": logp / length}
@@ -285,8 +284,8 @@ def paired_terms(
         **settings,
     )
     terms = {}
-    if likelihood and mean_length is not None:
-        terms = {"nll_loss": -logp[..., 0] / mean_length}
+    if likelihood:
+        terms = {"nll_loss": -logp[..., 0] / _given(mean_length, "mean_length", "add_mean_length")}
         loss = loss + likelihood * terms["nll_loss"]
     margin = beta * (logratio[..., 0] - logratio[..., 1])
     return {
@@ -299,6 +298,13 @@ def paired_terms(
         **terms,
         "loss": loss,
     }
+
+
+def _given(values: Float[Array, "..."] | None, name: str, step: str) -> Float[Array, "..."]:
+    # Left out in silence this would be another loss.
+    if values is None:
+        refuse("paired_objective", f"a batch without {name}", "this loss reads it", f"Call {step} before.")
+    return values
 
 
 def pairs_at_once(pairs: int, *, max_completion: int, vocab_size: int) -> int | None:

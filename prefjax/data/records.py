@@ -53,12 +53,12 @@ UNPAIRED = Kind(
 # Best first, or with "ranks" (1 is best) or "scores" (larger is better) to sort by.
 RANKED = Kind(
     "ranked", ("prompt", "completions"), "a row needs a prompt and two or more non-empty completions",
-    "a loss on ranked lists",
+    "--algorithm ranked",
 )  # fmt: skip
 # The completions are the steps of one answer, each labelled right or wrong.
 STEPWISE = Kind(
     "stepwise", ("prompt", "completions", "labels"), "a row needs a prompt, non-empty steps and their labels",
-    "a process reward model",
+    "--algorithm process",
 )  # fmt: skip
 
 

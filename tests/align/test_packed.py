@@ -1,7 +1,6 @@
 """Packed rows against the same rows one by one: losses, what is logged, and gradients."""
 
 import itertools
-from dataclasses import replace
 from functools import cache
 
 import jax
@@ -22,7 +21,7 @@ from prefjax.align import (
 )
 from prefjax.checks import InputError
 from prefjax.data import LANGUAGE_MODELING, PREFERENCE, PROMPT_COMPLETION, Sequences, TokenRows, batches, pack
-from prefjax.policy import RopeScaling
+from prefjax.policy import LoraConfig, RopeScaling, join, split_adapters
 from prefjax.types import mean_of
 from tests.policy.goldens import tiny
 
@@ -32,8 +31,18 @@ GEMMA = {
     "scale_embeddings": True, "activation": "gelu_tanh", "qk_norm": True, "local_rope_theta": 20.0,
     "rope_scaling": RopeScaling("linear", 4.0),
 }  # fmt: skip
-FAMILIES = {"llama": {}, "window": {"windows": (3, 3)}, "gemma": GEMMA}
-each_family = pytest.mark.parametrize("family", FAMILIES)
+FAMILIES = {
+    "llama": {"lora": LoraConfig(2, 4.0, ("q_proj", "down_proj"), (1,))},
+    "window": {"windows": (3, 3)},
+    "gemma": GEMMA,
+}
+
+
+def policy_of(family):
+    """With adapters that are on, where there are any."""
+    policy, params = tiny(**FAMILIES[family])
+    adapters, base = split_adapters(params)
+    return policy, join(jax.tree.map(lambda leaf: jnp.where(leaf == 0, 0.3, leaf), adapters), base)
 
 
 @cache
@@ -81,8 +90,6 @@ def whole(kind, *, share_prompts=True):
     return jax.tree.map(jnp.asarray, first), jax.tree.map(jnp.asarray, packed), int(together.about["targets"])
 
 
-
-
 def means_and_gradient(objective, params, batch):
     def loss(params):
         means = mean_of(objective(params, batch, jax.random.key(0)))
@@ -104,10 +111,13 @@ def assert_same(got, want, tolerance=1e-5):
         np.testing.assert_allclose(leaf, expected, rtol=0, atol=tolerance * largest)
 
 
-@each_family
-@pytest.mark.parametrize("kind", [PROMPT_COMPLETION, LANGUAGE_MODELING], ids=lambda kind: kind.name)
+@pytest.mark.parametrize(
+    ("family", "kind"),
+    [("llama", PROMPT_COMPLETION), ("window", LANGUAGE_MODELING), ("gemma", LANGUAGE_MODELING)],
+    ids=["llama", "window", "gemma"],
+)
 def test_supervised(family, kind):
-    policy, params = tiny(**FAMILIES[family])
+    policy, params = policy_of(family)
     rows, packed, targets = whole(kind)
     longest = rows_of(kind).longest_completion()
     want = means_and_gradient(sft_objective(policy, max_completion=longest), params, rows)
@@ -115,55 +125,79 @@ def test_supervised(family, kind):
     assert_same(got, want)
 
 
-def with_references(policy, reference, rows, packed, targets):
-    """Both batches with the reference in them, made as a run makes it: of microbatches."""
+def some_references(rows, packed, seed=3):
+    """Both batches with a reference: a number for every completion, as if a model had said it."""
+    each = jnp.asarray(np.random.default_rng(seed).normal(-12.0, 3.0, (UNITS, 2)), jnp.float32)
+    sides = {
+        name: {**rows[name], "reference_logp": each[jnp.maximum(rows["index"], 0), i]}
+        for i, name in enumerate(("chosen", "rejected"))
+    }
+    of_units = each[jnp.maximum(packed["index"], 0)]
+    return {**rows, **sides}, {**packed, "reference_logp": of_units.reshape(of_units.shape[0], -1)}
+
+
+def both(policy, name, targets):
+    """A loss on pairs one by one, and packed."""
+    paired, longest = PAIRED_LOSSES[name], rows_of(PREFERENCE).longest_completion()
+    return (
+        paired_objective(policy, paired, beta=0.5, max_completion=longest),
+        packed_paired_objective(policy, paired, beta=0.5, max_targets=targets),
+    )
+
+
+@pytest.mark.parametrize(
+    ("family", "share_prompts"), [("llama", True), ("window", True), ("gemma", True), ("gemma", False)]
+)
+def test_pairs(family, share_prompts):
+    policy, params = policy_of(family)
+    rows, packed, targets = whole(PREFERENCE, share_prompts=share_prompts)
+    rows, packed = some_references(rows, packed)
+    apart, together = both(policy, "sigmoid", targets)
+    want = means_and_gradient(apart, params, rows)
+    assert abs(float(want[0]["rewards/margins"])) > 0.01
+    assert_same(means_and_gradient(together, params, packed), want)
+
+
+def test_losses_that_ask_for_more_than_sums():
+    """One that divides by lengths, those with a likelihood beside it, and those that have no reference."""
+    policy, params = policy_of("llama")
+    rows, packed, targets = whole(PREFERENCE)
+    rows, packed = some_references(add_mean_length(rows), add_packed_mean_length(packed))
+
+    @jax.jit
+    def means(params, rows, packed):
+        return {
+            name: [
+                mean_of(objective(params, batch, jax.random.key(0)))
+                for objective, batch in zip(both(policy, name, targets), (rows, packed), strict=True)
+            ]
+            for name in ("ipo", "rpo", "simpo", "orpo")
+        }
+
+    for name, (want, got) in means(params, rows, packed).items():
+        assert ("nll_loss" in want) == bool(PAIRED_LOSSES[name].likelihood)
+        assert want.keys() == got.keys()
+        for term, value in want.items():
+            np.testing.assert_allclose(got[term], value, rtol=1e-5, atol=1e-5, err_msg=f"{name} {term}")
+
+
+def test_the_reference_of_packed_pairs():
+    """As a run adds it, microbatch by microbatch."""
+    policy, params = policy_of("llama")
+    rows, packed, targets = whole(PREFERENCE)
     longest = rows_of(PREFERENCE).longest_completion()
-    add = jax.jit(add_reference(policy, max_completion=longest))
-    add_packed = jax.jit(add_packed_reference(policy, max_targets=targets))
 
     def of(add, batch):
-        return jax.tree.map(lambda leaf: leaf[0], add(reference, jax.tree.map(lambda leaf: leaf[None], batch)))
+        return jax.jit(add)(params, jax.tree.map(lambda leaf: leaf[None], batch))
 
-    return of(add, rows), of(add_packed, packed)
-
-
-@pytest.mark.parametrize("share_prompts", [True, False], ids=["shared", "apart"])
-@each_family
-def test_pairs(family, share_prompts):
-    policy, params = tiny(**FAMILIES[family])
-    reference = tiny(seed=1, **FAMILIES[family])[1]
-    rows, packed, targets = whole(PREFERENCE, share_prompts=share_prompts)
-    rows, packed = with_references(policy, reference, rows, packed, targets)
-    longest = rows_of(PREFERENCE).longest_completion()
-    paired = PAIRED_LOSSES["sigmoid"]
-    want = means_and_gradient(
-        paired_objective(policy, paired, beta=0.5, max_completion=longest), params, rows
-    )
-    got = means_and_gradient(
-        packed_paired_objective(policy, paired, beta=0.5, max_targets=targets), params, packed
-    )
-    assert_same(got, want)
-    assert abs(float(want[0]["rewards/margins"])) > 0.1
-
-
-# One loss that divides by lengths, one with a likelihood beside it, and those that have no reference.
-@pytest.mark.parametrize("name", ["ipo", "rpo", "simpo", "orpo"])
-def test_losses_that_ask_for_more_than_sums(name):
-    policy, params = tiny()
-    reference = tiny(seed=1)[1]
-    rows, packed, targets = whole(PREFERENCE)
-    rows, packed = with_references(policy, reference, rows, packed, targets)
-    rows, packed = add_mean_length(rows), add_packed_mean_length(packed)
-    longest = rows_of(PREFERENCE).longest_completion()
-    paired = PAIRED_LOSSES[name]
-    want = means_and_gradient(
-        paired_objective(policy, paired, beta=0.5, max_completion=longest), params, rows
-    )
-    got = means_and_gradient(
-        packed_paired_objective(policy, paired, beta=0.5, max_targets=targets), params, packed
-    )
-    assert ("nll_loss" in want[0]) == bool(paired.likelihood)
-    assert_same(got, want)
+    want = of(add_reference(policy, max_completion=longest), rows)
+    got = of(add_packed_reference(policy, max_targets=targets), packed)["reference_logp"][0]
+    got = got.reshape(*packed["index"].shape, 2)
+    for i, name in enumerate(("chosen", "rejected")):
+        by_unit = dict(zip(rows["index"].tolist(), want[name]["reference_logp"][0].tolist(), strict=True))
+        for units, sums in zip(packed["index"].tolist(), got[..., i].tolist(), strict=True):
+            for unit, total in zip(units, sums, strict=True):
+                assert total == pytest.approx(by_unit[unit] if unit >= 0 else 0.0, abs=2e-5)
 
 
 def test_a_loss_that_needs_smoothing_says_so_here_too():
@@ -173,28 +207,12 @@ def test_a_loss_that_needs_smoothing_says_so_here_too():
 
 
 def test_what_padding_holds_does_not_matter():
-    policy, params = tiny()
+    policy, params = policy_of("llama")
     _, packed, targets = whole(PROMPT_COMPLETION)
-    objective = packed_sft_objective(policy, max_targets=targets)
-    want = means_and_gradient(objective, params, packed)
+    loss = jax.jit(packed_sft_objective(policy, max_targets=targets))
     tokens = packed["packed"]["tokens"]
     noise = jnp.where(packed["packed"]["groups"] < 0, 7, tokens)
     assert (noise != tokens).any()
     spoilt = {**packed, "packed": {**packed["packed"], "tokens": noise}}
-    assert_same(means_and_gradient(objective, params, spoilt), want, tolerance=1e-6)
-
-
-def test_adapters_and_bfloat16():
-    """Packing touches places alone: what else a policy is stays."""
-    from prefjax.policy import LoraConfig
-
-    policy, params = tiny(lora=LoraConfig(2, 4.0, ("q_proj", "down_proj")))
-    params = jax.tree.map(lambda leaf: jnp.where(leaf == 0, 0.3, leaf), params)  # B, that is
-    rows, packed, targets = whole(PROMPT_COMPLETION)
-    longest = rows_of(PROMPT_COMPLETION).longest_completion()
-    want = means_and_gradient(sft_objective(policy, max_completion=longest), params, rows)
-    got = means_and_gradient(packed_sft_objective(policy, max_targets=targets), params, packed)
-    assert_same(got, want)
-    half, _ = tiny(dtype="bfloat16", lora=replace(policy.config.lora))
-    in_half, _ = means_and_gradient(packed_sft_objective(half, max_targets=targets), params, packed)
-    assert float(in_half["loss"]) == pytest.approx(float(want[0]["loss"]), abs=2e-2)
+    key = jax.random.key(0)
+    assert loss(params, spoilt, key)["loss"] == loss(params, packed, key)["loss"]

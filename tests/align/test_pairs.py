@@ -31,7 +31,7 @@ def policy_and_reference():
     return policy, params, tiny(num_layers=1, seed=1)[1]
 
 
-def batch_of(n, *, width=9, fill=0, seed=2):
+def batch_of(n, *, width=9, fill=0, seed=3):
     """Ragged pairs, [n, ...]; the last pair has weight 0, as one that only fills a batch."""
     rng = np.random.default_rng(seed)
     prompts = [rng.integers(0, VOCAB, rng.integers(1, 6)).tolist() for _ in range(n)]
@@ -358,5 +358,10 @@ def test_what_a_loss_does_not_have_is_refused():
         paired_objective(policy, PAIRED_LOSSES["sigmoid"], beta=BETA, max_completion=1, gamma=0.5)
     with pytest.raises(InputError, match="label_smoothing is 0"):
         paired_objective(policy, PAIRED_LOSSES["exo_pair"], beta=BETA, max_completion=1)
+    batch = {"chosen": padded([([1], [2])]), "rejected": padded([([1], [3])]), "weight": jnp.ones(1)}
+    for name, missing in (("sigmoid", "reference_logp"), ("cpo", "mean_length")):
+        objective = paired_objective(policy, PAIRED_LOSSES[name], beta=BETA, max_completion=1)
+        with pytest.raises(InputError, match=f"without {missing}"):
+            objective(policy_and_reference()[1], batch, None)
     with pytest.raises(InputError, match="depends on log π itself"):
         loss_at_start(PAIRED_LOSSES["cpo"], beta=BETA)

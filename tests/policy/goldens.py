@@ -52,7 +52,7 @@ def tiny(seed=0, scale=8.0, **changes):
     shape = {"vocab_size": 11, "hidden_size": 16, "intermediate_size": 24, "num_layers": 2}
     config = DecoderConfig(**{**shape, "num_heads": 4, "num_kv_heads": 2, **changes})
     policy, shapes = abstract(config)
-    draws = np.random.default_rng(seed)  # not by init, which takes seconds to compile
+    draws = np.random.default_rng([seed, 0])  # not by init, which takes seconds to compile
 
     def draw(path, leaf):
         name = jax.tree_util.keystr(path)

@@ -1,4 +1,8 @@
-"""DPO steps of prefjax, by the functions that the main job calls. Options are fields of `DecoderConfig`."""
+"""DPO steps of prefjax, by the functions that the main job calls.
+
+Options are fields of `DecoderConfig`, and `at_once`: how many pairs have their logits at a time, 0 for pieces of the
+vocabulary instead; as the main job chooses unless given.
+"""
 
 import math
 import time
@@ -9,7 +13,7 @@ import jax
 import numpy as np
 
 from experiments.benchmarks.protocol import read_task, serve
-from prefjax.align import PAIRED_LOSSES, add_reference, paired_objective
+from prefjax.align import PAIRED_LOSSES, add_reference, paired_objective, pairs_at_once
 from prefjax.policy import abstract, load_huggingface
 from prefjax.train import copied, init_state, make_mesh, make_optimizer, make_schedule, make_step, place
 
@@ -19,7 +23,10 @@ def main() -> None:
     shape, directory = task.shape, Path(task.directory)
     loaded, params = load_huggingface(directory / "policy")
     _, reference = load_huggingface(directory / "reference")
-    policy, _ = abstract(replace(loaded.config, **task.options))
+    fields = {name: value for name, value in task.options.items() if name != "at_once"}
+    policy, _ = abstract(replace(loaded.config, **fields))
+    at_once = pairs_at_once(shape.pairs, max_completion=shape.completion, vocab_size=shape.vocab_size)
+    at_once = task.options.get("at_once", at_once) or None
 
     mesh = make_mesh(data=1)
     schedule = make_schedule(1e-5, steps=task.calls)
@@ -42,11 +49,12 @@ def main() -> None:
 
     # Compiled ahead, for what the compiler says about memory.
     start = time.perf_counter()
-    refer = jax.jit(add_reference(policy, max_completion=shape.completion))
-    refer = refer.lower(reference, batch(0)).compile()
-    given = jax.eval_shape(add_reference(policy, max_completion=shape.completion), reference, batch(0))
+    adds = add_reference(policy, max_completion=shape.completion)
+    refer = jax.jit(adds).lower(reference, batch(0)).compile()
+    given = jax.eval_shape(adds, reference, batch(0))
     step = make_step(objective, optimizer, placed, mesh).lower(state, given).compile()
     compile_seconds = time.perf_counter() - start
+    sizes = [part.memory_analysis() for part in (refer, step)]
     done = 0
 
     def run():
@@ -59,8 +67,9 @@ def main() -> None:
     serve(
         {"step": run},
         first_loss=first,
+        at_once=at_once,
         compile_seconds=compile_seconds,
-        temporary_bytes=max(part.memory_analysis().temp_size_in_bytes for part in (refer, step)),
+        temporary_bytes=max(size.temp_size_in_bytes for size in sizes if size is not None),
         parameters=sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params)),
     )
 

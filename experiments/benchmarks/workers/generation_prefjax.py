@@ -1,5 +1,6 @@
 """prefjax's sampler: prefill and loop in one program."""
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -29,7 +30,7 @@ def main() -> None:
         )  # fmt: skip
         return {"tokens": np.asarray(out.tokens)[:, shape.prompt :].tolist()}
 
-    cases = {
+    cases: dict[str, Callable[..., dict]] = {
         "greedy": partial(run, temperature=0.0),
         "sample": run,
         "sample top-k 50": partial(run, top_k=50),

@@ -1,5 +1,6 @@
 """`generate` of transformers, with its cache."""
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -23,7 +24,7 @@ def main() -> None:
         )
         return {"tokens": out[:, shape.prompt :].tolist()}
 
-    cases = {
+    cases: dict[str, Callable[..., dict]] = {
         "greedy": partial(run, do_sample=False),
         "sample": partial(run, do_sample=True, top_k=0, top_p=1.0),
         "sample top-k 50": partial(run, do_sample=True, top_k=50, top_p=1.0),

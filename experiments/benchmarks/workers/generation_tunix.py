@@ -1,5 +1,6 @@
 """Tunix's sampler on its own Qwen 3. It samples by top-p, which at 1 keeps everything."""
 
+from collections.abc import Callable
 from functools import partial
 
 from tunix.generate.sampler import CacheConfig, Sampler
@@ -50,7 +51,7 @@ def main() -> None:
         )  # fmt: skip
         return {"tokens": [[int(token) for token in row] for row in out.tokens]}
 
-    cases = {
+    cases: dict[str, Callable[..., dict]] = {
         "greedy": run,
         "sample": partial(run, temperature=1.0, top_p=1.0),
         "sample top-k 50": partial(run, temperature=1.0, top_p=1.0, top_k=50),

@@ -18,7 +18,13 @@ SHAPE = {
 }
 # Rows have 10 to 60 tokens: windows are shorter, and stretched frequencies turn within a row.
 FAMILY = {**SHAPE, "intermediate_size": 48}
-GEMMA = {**FAMILY, "head_dim": 12, "query_pre_attn_scalar": 20, "sliding_window": 6, "tie_word_embeddings": True}
+GEMMA = {
+    **FAMILY,
+    "head_dim": 12,
+    "query_pre_attn_scalar": 20,
+    "sliding_window": 6,
+    "tie_word_embeddings": True,
+}
 LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
 DUAL = {
     "full_attention": {"rope_type": "linear", "factor": 4.0, "rope_theta": 500.0},
@@ -97,9 +103,10 @@ FAMILIES: dict[str, tuple[str, str, dict[str, Any], list[dict[str, Any]]]] = {
 
 def make_llama(kind, tokenizer, seed: int) -> transformers.PreTrainedModel:
     """The models of most curves, in float32."""
+    torch.manual_seed(seed)
     labels = {"num_labels": 1} if kind is transformers.LlamaForSequenceClassification else {}
     config = transformers.LlamaConfig(**SHAPE, tie_word_embeddings=False, **_of(tokenizer), **labels)
-    return randomised(kind(config).float(), seed)
+    return randomised(kind(config).float())
 
 
 def make_family(
@@ -109,6 +116,7 @@ def make_family(
 
     `kind` is another class than the language model's.
     """
+    torch.manual_seed(seed)
     config_class, model_class, settings, _ = FAMILIES[family]
     settings = {"tie_word_embeddings": False, **settings, **_of(tokenizer)}
     if vocab_size is not None:
@@ -116,7 +124,7 @@ def make_family(
     if kind:
         settings |= {"tie_word_embeddings": False, "num_labels": 1}
     config = getattr(transformers, config_class)(**settings)
-    return randomised(getattr(transformers, kind or model_class)(config).float(), seed).to(torch.bfloat16)
+    return randomised(getattr(transformers, kind or model_class)(config).float()).to(torch.bfloat16)
 
 
 def _of(tokenizer) -> dict[str, int]:
@@ -128,8 +136,7 @@ def _of(tokenizer) -> dict[str, int]:
 
 
 @torch.no_grad()
-def randomised(model: transformers.PreTrainedModel, seed: int) -> transformers.PreTrainedModel:
-    torch.manual_seed(seed)
+def randomised(model: transformers.PreTrainedModel) -> transformers.PreTrainedModel:
     middle = neutral_scale(model)
     # Sorted by name, so that the draw does not hang on the order in which a library builds layers.
     for name, weight in sorted(model.named_parameters()):
@@ -143,11 +150,14 @@ def neutral_scale(model: transformers.PreTrainedModel) -> float:
 
 
 @torch.no_grad()
-def require_that_all_matters(family: str, model: transformers.PreTrainedModel, texts: list[str], tokenizer) -> None:
+def require_that_all_matters(
+    family: str, model: transformers.PreTrainedModel, texts: list[str], tokenizer
+) -> None:
     """Each setting, each kind of norm and of bias moves the log-probability of a text by a hundredth of a nat
     a token at least; what the curve compares is exact to a hundred-thousandth."""
     model = model.float().eval()
-    batch = tokenizer(texts, return_tensors="pt", padding=True)
+    # A copy, since a tokeniser keeps the padding that it was asked for.
+    batch = copy.deepcopy(tokenizer)(texts, return_tensors="pt", padding=True)
 
     def logps(other) -> torch.Tensor:
         logits = other(**batch).logits[:, :-1].log_softmax(-1)

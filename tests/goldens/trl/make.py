@@ -213,7 +213,13 @@ FIRST_BATCHES = {
     "dpo/sigmoid", "dpo/sigmoid_truncated", "sft/nll", "sft/truncated", "reward/bradley_terry",
     "sft/chat", "sft/messages", "sft/assistant", "kto/kto",
 }  # fmt: skip
-ADAPTER = {"r": 4, "lora_alpha": 8, "lora_dropout": 0.0, "target_modules": "all-linear", "task_type": "CAUSAL_LM"}
+ADAPTER = {
+    "r": 4,
+    "lora_alpha": 8,
+    "lora_dropout": 0.0,
+    "target_modules": "all-linear",
+    "task_type": "CAUSAL_LM",
+}
 
 
 def recorded(kind):
@@ -242,7 +248,9 @@ class RateUsed(transformers.TrainerCallback):
         self.rates.append(optimizer.param_groups[0]["lr"])
 
 
-def train(name: str, directory: Path, rows: list[dict], adapter: Path | None = None) -> tuple[dict, dict, object]:
+def train(
+    name: str, directory: Path, rows: list[dict], adapter: Path | None = None
+) -> tuple[dict, dict, object]:
     """One curve on the model of a directory; returns the settings, the curve and the trainer.
 
     Where the curve has an adapter, the one that training starts from is written to `adapter`.
@@ -365,7 +373,9 @@ def main(out: Path, names: list[str]) -> None:
     out.mkdir(parents=True, exist_ok=True)
 
     rows = make_data()
-    versions = {each.__name__: each.__version__ for each in (trl, transformers, torch, tokenizers, datasets, peft)}
+    versions = {
+        each.__name__: each.__version__ for each in (trl, transformers, torch, tokenizers, datasets, peft)
+    }
     document: dict[str, Any] = {"versions": versions, "curves": {}, "first_batch": {}}
     if names:
         document = json.loads((out / "curves.json").read_text())
