@@ -236,7 +236,8 @@ _READ_BY: dict[str, set[str]] = {
 _WITH_ADAPTERS = {"lora_alpha", "lora_targets", "lora_layers"}
 LEARNING_RATES = {
     "sft": 2e-5, "reward": 1e-4, "preference": 1e-5, "process": 1e-5, "dpo": 1e-6, "kto": 1e-6, "ranked": 1e-6,
-    "nash_md": 5e-7, "online_dpo": 5e-7, "xpo": 5e-7, "grpo": 1e-6, "rloo": 1e-6, "ppo": 3e-6, "rejection": 2e-5, "best_of_n": 0.0,
+    "nash_md": 5e-7, "online_dpo": 5e-7, "xpo": 5e-7, "grpo": 1e-6, "rloo": 1e-6, "ppo": 3e-6, "rejection": 2e-5,
+    "best_of_n": 0.0,
 }  # fmt: skip
 
 

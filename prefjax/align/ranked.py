@@ -31,7 +31,7 @@ def ranked_objective(policy: Policy, *, beta: float, max_completion: int) -> Cal
 
         loss = -Σₖ [rₖ - log Σⱼ₌ₖ^K exp rⱼ],   rₖ = β (log π(yₖ|x) - log π₀(yₖ|x))
 
-    Lists of two are DPO. `ranked` [B, K] is 1 where a list has a completion. Where π = π₀ the loss is the mean of log K!.
+    Lists of two are DPO. `ranked` [B, K] is 1 where a list has a completion. Where π = π₀ the loss is log K!.
     Source: Rafailov et al., "Direct Preference Optimization", 2023, eq. 20 (arXiv:2305.18290).
     """
 

@@ -152,7 +152,7 @@ def remax_advantages(
 
     Returns: advantages in units of reward.
     Raises: InputError where the shapes disagree.
-    Source: Li et al., "ReMax", 2023, eq. 4 (arXiv:2310.10505).
+    Source: Li et al., "ReMax", 2023 (arXiv:2310.10505).
     """
     require(
         jnp.shape(rewards)[:-1] == jnp.shape(greedy_rewards), "remax_advantages",

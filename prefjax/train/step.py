@@ -89,8 +89,10 @@ def make_step(
             nothing = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), jax.eval_shape(gradient, *first))
             (grads, summed), _ = jax.lax.scan(accumulate, nothing, (batch, indices))
 
-        # The one division, after everything is summed: how the batch was cut cannot show.
-        grads = jax.tree.map(lambda g: g / _loss(summed).weight, grads)
+        # The one division, after everything is summed: how the batch was cut cannot show. Of nothing at all, as
+        # where no completion was good enough to be imitated, the gradient is 0.
+        weight = _loss(summed).weight
+        grads = jax.tree.map(lambda g: g / jnp.where(weight == 0, 1.0, weight), grads)
         changes, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, changes)
         measured = mean_of(summed)

@@ -10,7 +10,7 @@ import pytest
 
 from prefjax.align import PAIRED_LOSSES, add_reference
 from prefjax.align.online_pairs import preference_pairs, xpo_objective, xpo_rollout
-from prefjax.align.rejection import keep_above, keep_best
+from prefjax.align.rejection import keep_above, keep_best, rejection_objective
 from prefjax.train import make_mesh, place
 from tests.align.enumerated import (
     EVERY,
@@ -24,6 +24,7 @@ from tests.align.enumerated import (
     gradient,
     policy_and_reference,
     prompts_of,
+    step_gradient,
     which,
 )
 from tests.align.test_nash_md import cyclic
@@ -66,6 +67,8 @@ def test_rejection_keeps_the_best_or_those_above_a_threshold():
     assert best["completion"]["tokens"].shape == (2, 2, 4)
     above = keep_above(batch, threshold=2.0)
     np.testing.assert_array_equal(above["weight"], [[0, 1, 0, 1, 1, 1], [0, 1, 0, 0, 0, 0]])
+    for kept in (best, above):
+        np.testing.assert_allclose(kept["statistics"]["reward"], 22 / 8)  # of all that were scored
 
 
 @partial(jax.jit, static_argnames="policy")
@@ -126,3 +129,12 @@ def test_xpo_follows_the_gradient_of_dpo_and_optimism():
     at_start = gradient(objective, reference, pairs)[1]
     assert at_start["loss/dpo"] == pytest.approx(math.log(2), abs=1e-5)
     assert at_start["rewards/margins"] == pytest.approx(0, abs=1e-5)
+
+
+def test_where_nothing_is_good_enough_nothing_changes():
+    policy, params, _ = policy_and_reference()
+    batch = {**drawn(policy, params, 8), "reward": jnp.zeros((1, 8))}
+    kept = flat(keep_above(batch, threshold=1.0))
+    means, grads = step_gradient(rejection_objective(policy, max_new_tokens=ROOM), params, kept, 1)
+    assert means["loss"] == 0
+    assert max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(grads)) == 0

@@ -10,6 +10,7 @@ import numpy as np
 import optax
 import pytest
 
+from prefjax.align import policy_gradient
 from prefjax.align.advantages import add_grpo_advantages, add_rloo_advantages
 from prefjax.align.policy_gradient import (
     grpo_objective,
@@ -99,7 +100,7 @@ def test_unscaled_grpo_is_half_the_gradient_of_reward_over_the_length_that_it_di
     policy, params, _ = policy_and_reference()
     batch = add_grpo_advantages(num_samples=2, scale_rewards="none")(groups_of_two())
     mean = float(jnp.exp(exact_logp(policy, params)) @ LENGTHS)
-    for loss_type, length in (("dr_grpo", ROOM), ("dapo", mean), ("bnpo", mean)):
+    for loss_type, length in (("dr_grpo", ROOM), ("dapo", mean)):
         objective = grpo_objective(policy, max_new_tokens=ROOM, loss_type=loss_type)
         got, means = gradient(objective, params, batch)
         assert_gradient(got, jax.tree.map(lambda g, by=length: g / (2 * by), exact_gradient(params)))
@@ -182,24 +183,54 @@ def test_the_terms_of_grpo_are_trls(case):
     mask, count = arrays["mask"], len(learned)
     mean_length = jnp.full(count, jnp.sum(mask * learned[:, None]) / count)
 
-    @jax.jit
-    def both(logps):
-        def loss(logps):
-            terms = grpo_terms(
-                logps, arrays["reference_logps"], arrays["behaviour_logps"], arrays["advantages"], mask,
-                jnp.ones(count), learned, mean_length, **case["settings"],
-            )  # fmt: skip
-            means = mean_of(terms)
-            return means["loss"], means
+    def means_of(logps):
+        terms = grpo_terms(
+            logps, arrays["reference_logps"], arrays["behaviour_logps"], arrays["advantages"], mask,
+            jnp.ones(count), learned, mean_length, **case["settings"],
+        )  # fmt: skip
+        return mean_of(terms)
 
-        return jax.grad(loss, has_aux=True)(logps)
-
-    grads, means = both(arrays["logps"])
+    grads, means = gradient_of(means_of, arrays["logps"])
     np.testing.assert_allclose(grads, case["gradient"], atol=1e-6)
     for name, value in case["metrics"].items():
         if case["settings"]["importance_sampling_level"] == "token" or not name.startswith("clip_ratio"):
             assert means[name] == pytest.approx(value, abs=2e-6), name
     assert means["loss"] == pytest.approx(case["loss"], abs=2e-6)
+
+
+def test_the_objective_of_rloo_is_trls(monkeypatch):
+    arrays = {name: jnp.asarray(values, jnp.float32) for name, values in GOLDENS["arrays"].items()}
+    golden, mask, ones = GOLDENS["rloo"], arrays["mask"], jnp.ones(len(arrays["mask"]))
+    rows = {
+        "behaviour_logps": arrays["behaviour_logps"], "advantages": arrays["advantages"], "learned": ones,
+        "stopped": ones, "prompt_lengths": 0 * ones, "lengths": jnp.sum(mask, axis=-1),
+    }  # fmt: skip
+    batch = {"weight": ones, "reward": ones, "completion": rows}
+    # The log-probabilities stand for the parameters.
+    monkeypatch.setattr(
+        policy_gradient, "_forward", lambda policy, logps, *_: (logps, arrays["entropies"], mask)
+    )
+    objective = rloo_objective(
+        policy_and_reference()[0],
+        max_new_tokens=5,
+        epsilon=golden["epsilon"],
+        epsilon_high=golden["epsilon_high"],
+    )
+    gradient, means = gradient_of(lambda logps: mean_of(objective(logps, batch, None)), arrays["logps"])
+    np.testing.assert_allclose(gradient, golden["gradient"], atol=1e-6)
+    assert means["loss"] == pytest.approx(golden["loss"], abs=2e-6)
+    for name, value in golden["metrics"].items():
+        assert means[name] == pytest.approx(value, abs=2e-6), name
+    entropy = float(jnp.sum(arrays["entropies"] * mask) / jnp.sum(mask))
+    assert means["entropy"] == pytest.approx(entropy, abs=2e-6)
+
+
+def gradient_of(means_of, at):
+    def loss(at):
+        means = means_of(at)
+        return means["loss"], means
+
+    return jax.jit(jax.grad(loss, has_aux=True))(at)
 
 
 @cache
@@ -237,8 +268,7 @@ def test_neither_microbatches_nor_devices_nor_filling_rows_can_be_seen(algorithm
     spoilt = jax.tree.map(lambda leaf: leaf, batch)
     for name in ("behaviour_logps", "reference_logps", "advantages"):
         spoilt["completion"][name] = spoilt["completion"][name].at[28:].set(jnp.nan)
-    for rows, microbatches, axes in ((batch, 4, {}), (spoilt, 1, {"data": 4, "fsdp": 2})):
-        assert_same_step(step_gradient(objective, params, rows, microbatches, **axes), alone)
+    assert_same_step(step_gradient(objective, params, spoilt, 2, data=4, fsdp=2), alone)
     assert np.isfinite(alone[0]["loss"])
 
 

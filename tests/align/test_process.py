@@ -10,7 +10,9 @@ import pytest
 from prefjax.align import process_objective
 from prefjax.policy import DecoderConfig, hidden_states, init
 
-POLICY, PARAMS = init(DecoderConfig(vocab_size=16, hidden_size=16, num_heads=2, num_scores=2), jax.random.key(0))
+POLICY, PARAMS = init(
+    DecoderConfig(vocab_size=16, hidden_size=16, num_heads=2, num_scores=2), jax.random.key(0)
+)
 BATCH = {
     "index": np.arange(2),
     "weight": np.ones(2, np.float32),
@@ -26,6 +28,7 @@ BATCH = {
 
 
 def loss(params, batch=BATCH) -> float:
+    batch = jax.tree.map(jnp.asarray, batch)
     return float(process_objective(POLICY)(params, batch, None)["loss"].mean())
 
 
@@ -36,7 +39,9 @@ def test_a_head_of_zeros_costs_log_two():
 
 def test_the_mean_of_three_cross_entropies_at_the_ends_of_three_steps():
     rows = BATCH["completion"]
-    hidden = np.asarray(hidden_states(POLICY, PARAMS, rows["tokens"], rows["lengths"]))
+    hidden = np.asarray(
+        hidden_states(POLICY, PARAMS, jnp.asarray(rows["tokens"]), jnp.asarray(rows["lengths"]))
+    )
     costs = []
     for row, end, label in ((0, 3, 1), (0, 7, 0), (1, 5, 1)):
         wrong, right = np.asarray(PARAMS["score"]["weight"]) @ hidden[row, end]

@@ -34,11 +34,12 @@ def rows(key: int, *shape: int) -> dict:
 def lists(key: int, b: int, k: int, present: list[list[int]] | None = None) -> dict:
     ranked = np.ones((1, b, k), np.float32) if present is None else np.array([present], np.float32)
     batch = {"index": np.arange(b)[None], "weight": np.ones((1, b), np.float32), "ranked": ranked}
-    return {**batch, "completions": rows(key, 1, b, k)}
+    return jax.tree.map(jnp.asarray, {**batch, "completions": rows(key, 1, b, k)})
 
 
 def measured(params, batch, **changes) -> dict:
-    batch = add_ranked_reference(POLICY, max_completion=C)(START, {**batch, **changes})
+    batch = jax.tree.map(jnp.asarray, {**batch, **changes})
+    batch = add_ranked_reference(POLICY, max_completion=C)(START, batch)
     one = jax.tree.map(lambda leaf: leaf[0], batch)
     objective = ranked_objective(POLICY, beta=0.5, max_completion=C)
     return {name: float(w.mean()) for name, w in objective(params, one, None).items()}
@@ -73,8 +74,8 @@ def test_lists_of_two_are_dpo_also_in_the_gradient():
 
 def test_absent_completions_and_rows_of_weight_zero_do_not_matter():
     batch = lists(2, 2, 3, [[1, 1, 0], [1, 1, 0]])
-    spoilt = jax.tree.map(np.copy, batch["completions"])
-    spoilt["tokens"][:, :, 2] = 3
+    lists_ = batch["completions"]
+    spoilt = {**lists_, "tokens": lists_["tokens"].at[:, :, 2].set(3)}
     assert measured(OTHER, batch) == measured(OTHER, batch, completions=spoilt)
     first = jnp.array([[1.0, 0.0]])
     alone = jax.tree.map(lambda leaf: leaf[:, :1], batch)

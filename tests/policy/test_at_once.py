@@ -19,7 +19,11 @@ PAIRS, COMPLETION, WIDTH, VOCAB = 4, 3, 6, 11
 def example():
     keys = jax.random.split(jax.random.key(0), 3)
     hidden, weights = jax.random.normal(keys[0], (B, N, D)), jax.random.normal(keys[1], (V, D))
-    rest = {"targets": jax.random.randint(keys[2], (B, N), 0, V), "scale": jnp.arange(1.0, B + 1), "none": None}
+    rest = {
+        "targets": jax.random.randint(keys[2], (B, N), 0, V),
+        "scale": jnp.arange(1.0, B + 1),
+        "none": None,
+    }
     return hidden, weights, rest
 
 

@@ -117,7 +117,11 @@ def test_a_step_trains_adapters_of_chosen_layers_and_has_state_for_nothing_else(
 
     def objective(params, batch, key):
         del key
-        return {"loss": Weighted.of((hidden_states(policy, params, batch["tokens"], batch["lengths"]) ** 3)[..., 0])}
+        return {
+            "loss": Weighted.of(
+                (hidden_states(policy, params, batch["tokens"], batch["lengths"]) ** 3)[..., 0]
+            )
+        }
 
     step = make_step(objective, optimizer, spread(state, mesh), mesh, join=join)
     batch = place({"tokens": np.asarray(TOKENS), "lengths": np.asarray(LENGTHS)}, mesh, 1)

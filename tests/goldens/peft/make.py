@@ -39,7 +39,9 @@ ADAPTERS = {
 def make(name: str) -> None:
     base, settings = ADAPTERS[name]
     settings = {"task_type": "CAUSAL_LM", **settings}
-    kind = "AutoModelForSequenceClassification" if settings["task_type"] == "SEQ_CLS" else "AutoModelForCausalLM"
+    kind = (
+        "AutoModelForSequenceClassification" if settings["task_type"] == "SEQ_CLS" else "AutoModelForCausalLM"
+    )
     model = getattr(transformers, kind).from_pretrained(BASES / base, dtype=torch.float32)
     model = peft.get_peft_model(model, peft.LoraConfig(**settings)).eval()
     draws = torch.Generator().manual_seed(7)

@@ -407,7 +407,8 @@ def main(out: Path, names: list[str]) -> None:
             first, last = curve["loss"][0], curve["loss"][-1]
             kept = settings["rows_kept"]
             print(f"{name:24s} loss {first:.6f} -> {last:.6f}, moved by {moved:.1e}, {kept} rows kept")
-    document.setdefault("edges", edges(out / "policy"))
+    if not names:
+        document["edges"] = edges(out / "policy")
     write_json(out / "curves.json", document)
 
 
