@@ -3,11 +3,13 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from jax.sharding import PartitionSpec
 
 from prefjax.checks import InputError
-from prefjax.train import check_division, make_mesh, parse_mesh, place, spread
+from prefjax.policy import PARTITION
+from prefjax.train import check_division, make_mesh, parse_mesh, place, split_over, spread
 
 
 def test_axes_and_their_order():
@@ -61,3 +63,39 @@ def test_batches_that_do_not_divide(batch, micro, match):
     with pytest.raises(InputError, match=match):
         check_division(batch, micro, make_mesh(data=4))
     assert check_division(8, 4, make_mesh(data=4)) == 2
+
+
+def test_stacks_are_cut_inside_and_names_decide_which_way():
+    """Blocks are looped over, so never cut apart; the first product of a pair by what it makes, the second by what it
+    reads; and the optimiser's state like its parameters."""
+    mesh = make_mesh(fsdp=2, tensor=2)
+    tree = {
+        "q_proj": {"weight": jnp.zeros((4, 16, 8))},
+        "o_proj": {"weight": jnp.zeros((4, 8, 16))},
+        "other": {"weight": jnp.zeros((4, 16, 8))},
+        "norm": {"weight": jnp.zeros((4, 8))},
+        "lora": {"q_proj": {"lora_A": {"weight": jnp.zeros((4, 2, 8))}}},
+    }
+    specs = jax.tree.map(lambda s: s.spec, spread(tree, mesh, PARTITION))
+    assert specs["q_proj"]["weight"] == PartitionSpec(None, "tensor", "fsdp")
+    assert specs["o_proj"]["weight"] == PartitionSpec(None, "fsdp", "tensor")
+    assert specs["other"]["weight"] == PartitionSpec(None, "fsdp", "tensor")  # the largest to fsdp
+    # A rank of 2 is not halved, so the other axis goes to one of the two.
+    assert specs["lora"]["q_proj"]["lora_A"]["weight"] == PartitionSpec(None, None, "fsdp")
+    state = optax.adam(0.1).init(tree)
+    cut = spread(state, mesh, PARTITION)
+    assert jax.tree.leaves(cut[0].mu) == jax.tree.leaves(spread(tree, mesh, PARTITION))
+
+
+def test_what_does_not_divide_one_way_is_cut_the_other():
+    mesh = make_mesh(fsdp=2, tensor=4)
+    spec = spread({"embed_tokens": {"weight": jnp.zeros((9, 16))}}, mesh, PARTITION)["embed_tokens"]["weight"]
+    assert spec.spec == PartitionSpec(None, "fsdp")
+    spec = spread({"k_proj": {"weight": jnp.zeros((3, 4, 32))}}, mesh, PARTITION)["k_proj"]["weight"]
+    assert spec.spec == PartitionSpec(None, None, "fsdp")  # four heads' worth on four devices is not worth it
+
+
+def test_rows_of_updates_are_split_after_two_axes():
+    mesh = make_mesh(data=2, fsdp=2)
+    assert split_over(mesh).spec == PartitionSpec(None, ("data", "fsdp"))
+    assert split_over(mesh, updates=3).spec == PartitionSpec(None, None, ("data", "fsdp"))

@@ -6,7 +6,18 @@ import numpy as np
 import optax
 import pytest
 
-from prefjax.train import TrainState, copied, init_state, make_mesh, make_step, place, spread
+from prefjax.policy import DecoderConfig, abstract, hidden_states
+from prefjax.train import (
+    TrainState,
+    copied,
+    init_state,
+    make_measure,
+    make_mesh,
+    make_step,
+    place,
+    split_over,
+    spread,
+)
 from prefjax.types import Weighted
 
 
@@ -94,3 +105,98 @@ def test_each_microbatch_of_each_step_draws_its_own_key():
         named = jax.random.fold_in(key, number)
         each = [jax.random.normal(jax.random.fold_in(named, m), (1,))[0] for m in range(2)]
         assert draw == pytest.approx(float(np.mean(each)), rel=1e-5)
+
+
+def _decoder(**changes):
+    """Four blocks, of which a step asks for little or much memory."""
+    shape = {"vocab_size": 64, "hidden_size": 64, "intermediate_size": 256, "num_layers": 4}
+    config = DecoderConfig(**{**shape, "initializer_range": 0.1, **changes})
+
+    def objective(params, batch, key):
+        del key
+        hidden = hidden_states(policy, params, batch["tokens"], batch["lengths"])
+        return {"loss": Weighted.of((hidden**3).sum(axis=-1))}
+
+    policy, shapes = abstract(config)
+    return objective, shapes
+
+
+HOW = [
+    {"remat": remat, "scan_layers": scan} for remat in ("none", "dots", "block") for scan in (True, False)
+]  # fmt: skip
+
+
+def test_what_is_made_again_in_the_backward_pass_changes_memory_and_no_number():
+    rng = np.random.default_rng(0)
+    batch = {"tokens": rng.integers(0, 64, (4, 32)), "lengths": np.array([32, 20, 7, 1])}
+    mesh, optimizer = make_mesh(), optax.trace(decay=0.0)  # whose state is the gradient
+    _, shapes = _decoder()
+    params = jax.tree.map(lambda leaf: jnp.asarray(rng.normal(0, 0.2, leaf.shape), jnp.float32), shapes)
+    results, memory = {}, {}
+    for how in HOW:
+        name = tuple(how.values())
+        objective, _ = _decoder(**how)
+        state = init_state(jax.tree.map(jnp.copy, params), optimizer, jax.random.key(0))
+        step = make_step(objective, optimizer, copied(state, mesh), mesh)
+        placed = place(batch, mesh, 1)
+        compiled = step.lower(state, placed).compile()
+        memory[name] = compiled.memory_analysis().temp_size_in_bytes
+        state, measured = compiled(state, placed)
+        results[name] = float(measured["loss"]), state.opt_state.trace
+    loss, gradient = results["none", True]
+    for name, (other, other_gradient) in results.items():
+        assert other == pytest.approx(loss, rel=1e-6, abs=1e-6), name
+        for a, b in zip(jax.tree.leaves(other_gradient), jax.tree.leaves(gradient), strict=True):
+            np.testing.assert_allclose(a, b, rtol=0, atol=1e-5 * float(jnp.abs(b).max()), err_msg=str(name))
+    for scan in (True, False):
+        assert memory["block", scan] < memory["dots", scan] < memory["none", scan]
+    assert memory["block", True] < 0.7 * memory["none", True]
+
+
+def test_fixed_parameters_are_joined_and_left_alone():
+    """The step sees both parts; a gradient, a moment and a change there are of the trained one alone."""
+    mesh, optimizer = make_mesh(fsdp=2), optax.adam(0.1)
+    whole = {"w": jnp.arange(8.0) / 8, "b": jnp.zeros(())}
+    trained, fixed = {"b": whole["b"]}, {"w": jnp.array(whole["w"])}
+    state = init_state(trained, optimizer, jax.random.key(0))
+    placed = spread(state, mesh)
+
+    def join(params, fixed):
+        return {**params, **fixed}
+
+    step = make_step(_objective, optimizer, placed, mesh, join=join)
+    measure = make_measure(_objective, placed.params, mesh, join=join)
+    batch = place(_batch(), mesh, 2)
+    before = measure(trained, batch, jax.random.key(0), fixed)
+    state, measured = step(jax.device_put(state, placed), batch, fixed)
+    residual = (_batch()["x"] @ np.asarray(whole["w"]) - _batch()["y"])[:-3]
+    assert float(measured["loss"]) == pytest.approx(np.mean(residual**2), rel=1e-6)
+    assert float(before["loss"].mean()) == pytest.approx(np.mean(residual**2), rel=1e-6)
+    assert float(measured["grad_norm"]) == pytest.approx(abs(2 * residual.mean()), rel=1e-5)
+    assert set(state.params) == {"b"}
+    assert len(jax.tree.leaves(state.opt_state)) == 3  # a count and two moments
+    np.testing.assert_array_equal(fixed["w"], whole["w"])
+
+
+def test_several_updates_of_one_step_are_several_steps():
+    """U updates on [U, M, B, …]: the parameters of U steps, the means of their metrics, and one count."""
+    mesh, optimizer = make_mesh(data=2), optax.adam(0.1)
+
+    def start():
+        return init_state({"w": jnp.arange(8.0) / 8, "b": jnp.zeros(())}, optimizer, jax.random.key(0))
+
+    placed = copied(start(), mesh)
+    parts = [place(_batch(seed=seed), mesh, 2) for seed in range(3)]
+    one = make_step(_objective, optimizer, placed, mesh)
+    state, losses = jax.device_put(start(), placed), []
+    for part in parts:
+        state, measured = one(state, part)
+        losses.append(float(measured["loss"]))
+    several = make_step(_objective, optimizer, placed, mesh, updates=3)
+    stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *jax.device_get(parts))
+    together, means = several(
+        jax.device_put(start(), placed), jax.device_put(stacked, split_over(mesh, updates=3))
+    )
+    np.testing.assert_allclose(together.params["w"], state.params["w"], rtol=1e-6)
+    assert float(means["loss"]) == pytest.approx(np.mean(losses), rel=1e-6)
+    assert (int(state.step), int(together.step)) == (3, 1)

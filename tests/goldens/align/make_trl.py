@@ -8,6 +8,7 @@ import json
 from collections import defaultdict
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import torch
 import trl
@@ -15,12 +16,12 @@ from trl import GRPOTrainer, RLOOTrainer
 
 OUT = Path(__file__).with_name("trl.json")
 ROWS, PROMPT, LONGEST = 6, 2, 5
-DEFAULTS = {
+DEFAULTS: dict[str, Any] = {
     "loss_type": "dapo", "importance_sampling_level": "token", "beta": 0.0, "use_bias_correction_kl": True,
     "epsilon": 0.2, "epsilon_high": 0.2, "delta": None,
 }  # fmt: skip
 # name, settings, whether truncated rows are masked
-CASES = [
+CASES: list[tuple[str, dict[str, Any], bool]] = [
     ("dapo", {}, False),
     ("dapo, masked", {"epsilon_high": 0.28}, True),
     ("grpo", {"loss_type": "grpo", "beta": 0.04}, False),
