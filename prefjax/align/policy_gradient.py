@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Float, PyTree
 from prefjax.align.advantages import rollout_metrics
 from prefjax.checks import require
 from prefjax.losses import cispo_loss, kl_k3, ppo_clip_loss, reinforce_loss
-from prefjax.policy import Policy, hidden_states, predicted_entropies, predicted_logps, predictions
+from prefjax.policy import Policy, hidden_states, predicted_logps_and_entropies, predictions
 from prefjax.types import Scalar, Weighted
 
 LossType = Literal["grpo", "bnpo", "dr_grpo", "dapo", "cispo"]
@@ -234,8 +234,8 @@ def _forward(policy, params, rows, max_new_tokens, temperature):
     at = predictions(
         hidden, rows["tokens"], rows["prompt_lengths"], rows["lengths"], max_completion=max_new_tokens
     )
-    logps = predicted_logps(policy, params, at, temperature=temperature)
-    return logps, predicted_entropies(policy, params, at, temperature=temperature), at.mask
+    logps, entropies = predicted_logps_and_entropies(policy, params, at, temperature=temperature)
+    return logps, entropies, at.mask
 
 
 def _sequences(batch, logps, present):

@@ -30,8 +30,7 @@ from prefjax.policy import (
     Policy,
     Predictions,
     hidden_states,
-    predicted_entropies,
-    predicted_logps,
+    predicted_logps_and_entropies,
     predictions,
 )
 from prefjax.returns import generalized_advantage_estimation, whitened
@@ -173,9 +172,10 @@ def ppo_objective(
         del key
         rows, weight = batch["completion"], batch["weight"]
         at = _predictions(policy, params, rows, max_new_tokens)
-        logps = predicted_logps(policy, params["policy"], at, temperature=temperature)
+        logps, entropies = predicted_logps_and_entropies(
+            policy, params["policy"], at, temperature=temperature
+        )
         values = predicted_values(params["value"], at)
-        entropies = predicted_entropies(policy, params["policy"], at, temperature=temperature)
         mask = at.mask * weight[:, None]
 
         def known(name, harmless):

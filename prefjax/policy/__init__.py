@@ -23,11 +23,11 @@ from prefjax.policy.huggingface_read import load_huggingface as load_huggingface
 from prefjax.policy.huggingface_write import save_huggingface as save_huggingface
 from prefjax.policy.logps import Predictions as Predictions
 from prefjax.policy.logps import completion_logps as completion_logps
-from prefjax.policy.logps import entropies_from_hidden as entropies_from_hidden
+from prefjax.policy.logps import logps_and_entropies_from_hidden as logps_and_entropies_from_hidden
 from prefjax.policy.logps import logps_from_hidden as logps_from_hidden
 from prefjax.policy.logps import logps_from_logits as logps_from_logits
-from prefjax.policy.logps import predicted_entropies as predicted_entropies
 from prefjax.policy.logps import predicted_logps as predicted_logps
+from prefjax.policy.logps import predicted_logps_and_entropies as predicted_logps_and_entropies
 from prefjax.policy.logps import predictions as predictions
 from prefjax.policy.lora import join as join
 from prefjax.policy.lora import merge_adapters as merge_adapters

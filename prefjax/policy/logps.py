@@ -53,7 +53,29 @@ def logps_from_hidden(
     Source: the running maximum is Milakov and Gimelshein, 2018, alg. 3 (arXiv:1805.02867).
     """
     chunk = min(chunk or chunk_size(hidden.shape[0], weights.shape[0]), weights.shape[0])
-    return _logps(chunk, softcap, hidden, weights, targets, jnp.asarray(temperature, jnp.float32))
+    return _logps(chunk, softcap, False, hidden, weights, targets, jnp.asarray(temperature, jnp.float32))[0]
+
+
+def logps_and_entropies_from_hidden(
+    hidden: Float[Array, "N D"],
+    weights: Float[Array, "V D"],
+    targets: Int[Array, " N"],
+    *,
+    temperature: Scalar = 1.0,
+    softcap: float | None = None,
+    chunk: int | None = None,
+) -> tuple[Float[Array, " N"], Float[Array, " N"]]:
+    """`logps_from_hidden`, and from the same pass the entropy of each next-token distribution, in nats.
+
+        H = log Σᵥ exp zᵥ - Σᵥ pᵥ zᵥ
+
+    The entropies are there to be looked at: no gradient flows through them.
+    """
+    chunk = min(chunk or chunk_size(hidden.shape[0], weights.shape[0]), weights.shape[0])
+    logps, entropies = _logps(
+        chunk, softcap, True, hidden, weights, targets, jnp.asarray(temperature, jnp.float32)
+    )
+    return logps, jax.lax.stop_gradient(entropies)
 
 
 def logps_from_logits(
@@ -66,35 +88,6 @@ def logps_from_logits(
     z = logits.astype(jnp.float32)
     own = jnp.take_along_axis(z, targets[..., None], axis=-1)[..., 0]
     return own - jax.nn.logsumexp(z, axis=-1)
-
-
-def entropies_from_hidden(
-    hidden: Float[Array, "N D"],
-    weights: Float[Array, "V D"],
-    *,
-    temperature: Scalar = 1.0,
-    softcap: float | None = None,
-    chunk: int | None = None,
-) -> Float[Array, " N"]:
-    """H = log Σᵥ exp zᵥ - Σᵥ pᵥ zᵥ in nats of each next-token distribution; see `logps_from_hidden`.
-
-    For looking at: no gradient flows through it.
-    """
-    chunk = min(chunk or chunk_size(hidden.shape[0], weights.shape[0]), weights.shape[0])
-    head = _Head(chunk, softcap, jax.lax.stop_gradient(weights), jnp.asarray(temperature, jnp.float32))
-    hidden = jax.lax.stop_gradient(hidden)
-
-    def body(carry, start, size):
-        highest, total, energy = carry
-        _, z, _ = head.piece(hidden, start, size)
-        higher = jnp.maximum(highest, z.max(axis=-1))
-        old, new = jnp.exp(highest - higher), jnp.exp(z - higher[:, None])
-        return higher, total * old + new.sum(axis=-1), energy * old + (new * z).sum(axis=-1)
-
-    zeros = jnp.zeros(hidden.shape[0])
-    start = zeros + jnp.finfo(jnp.float32).min, zeros, zeros
-    highest, total, energy = head.over_vocabulary(body, start)
-    return highest + jnp.log(total) - energy / total
 
 
 class _Head(NamedTuple):
@@ -123,32 +116,37 @@ class _Head(NamedTuple):
         return body(carry, whole * self.chunk, rest) if rest else carry
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _logps(chunk, softcap, hidden, weights, targets, temperature):
-    return _logps_forward(chunk, softcap, hidden, weights, targets, temperature)[0]
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
+def _logps(chunk, softcap, entropies, hidden, weights, targets, temperature):
+    return _logps_forward(chunk, softcap, entropies, hidden, weights, targets, temperature)[0]
 
 
-def _logps_forward(chunk, softcap, hidden, weights, targets, temperature):
+def _logps_forward(chunk, softcap, entropies, hidden, weights, targets, temperature):
     head = _Head(chunk, softcap, weights, temperature)
 
     def body(carry, start, size):
-        highest, total = carry
+        highest, total, energy = carry
         _, z, _ = head.piece(hidden, start, size)
         higher = jnp.maximum(highest, z.max(axis=-1))
-        return higher, total * jnp.exp(highest - higher) + jnp.exp(z - higher[:, None]).sum(axis=-1)
+        old, new = jnp.exp(highest - higher), jnp.exp(z - higher[:, None])
+        energy = energy * old + (new * z).sum(axis=-1) if entropies else energy
+        return higher, total * old + new.sum(axis=-1), energy
 
     # Not -inf: it minus itself is nan, should a whole piece be -inf.
-    nothing = jnp.full(hidden.shape[0], jnp.finfo(jnp.float32).min), jnp.zeros(hidden.shape[0])
-    highest, total = head.over_vocabulary(body, nothing)
+    zeros = jnp.zeros(hidden.shape[0])
+    nothing = jnp.full(hidden.shape[0], jnp.finfo(jnp.float32).min), zeros, zeros
+    highest, total, energy = head.over_vocabulary(body, nothing)
     normaliser = highest + jnp.log(total)
     target_rows = weights[targets].astype(hidden.dtype)
     raw = jnp.einsum("nd,nd->n", hidden, target_rows, preferred_element_type=jnp.float32)
     target_logits, slope = head.bend(raw)
-    return target_logits - normaliser, (hidden, weights, targets, temperature, normaliser, slope)
+    saved = hidden, weights, targets, temperature, normaliser, slope
+    return (target_logits - normaliser, normaliser - energy / total), saved
 
 
-def _logps_backward(chunk, softcap, saved, cotangent):
+def _logps_backward(chunk, softcap, entropies, saved, cotangents):
     hidden, weights, targets, temperature, normaliser, target_slope = saved
+    cotangent, _ = cotangents
     head = _Head(chunk, softcap, weights, temperature)
 
     def body(carry, start, size):
@@ -215,18 +213,21 @@ def predicted_logps(
     return jnp.where(at.mask > 0, logps.reshape(b, c), 0.0)
 
 
-def predicted_entropies(
+def predicted_logps_and_entropies(
     policy: Policy, params: PyTree, at: Predictions, *, temperature: Scalar = 1.0
-) -> Float[Array, "B C"]:
-    """Entropy in nats of the distribution of each token, 0 where there is none. No gradient flows through it."""
+) -> tuple[Float[Array, "B C"], Float[Array, "B C"]]:
+    """`predicted_logps`, and the entropy in nats of the distribution of each token, which has no gradient; 0 where
+    there is no token."""
     b, c, d = at.hidden.shape
-    entropies = entropies_from_hidden(
+    both = logps_and_entropies_from_hidden(
         at.hidden.reshape(b * c, d),
         output_weights(policy, params),
+        at.targets.reshape(b * c),
         temperature=temperature,
         softcap=policy.config.logit_softcap,
     )
-    return jnp.where(at.mask > 0, entropies.reshape(b, c), 0.0)
+    logps, entropies = (jnp.where(at.mask > 0, leaf.reshape(b, c), 0.0) for leaf in both)
+    return logps, entropies
 
 
 def completion_logps(

@@ -259,9 +259,9 @@ def test_neither_microbatches_nor_devices_nor_filling_rows_can_be_seen(algorithm
     # Not the policy that sampled: ratios are far from 1, and some are clipped.
     params = jax.tree.map(lambda a, b: a + 0.1 * b, sampled, reference)
     if algorithm == "grpo":
-        objective = objective_of(grpo_objective, beta=BETA)
+        objective = objective_of(grpo_objective, beta=BETA, epsilon=0.02)
     else:
-        objective = objective_of(rloo_objective)
+        objective = objective_of(rloo_objective, epsilon=0.02)
     batch = finished(algorithm)
     alone = step_gradient(objective, params, batch, 1)
     assert 0 < alone[0]["clip_ratio/region_mean"] < 1

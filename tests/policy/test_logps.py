@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from prefjax.policy import completion_logps, logps_from_hidden
+from prefjax.policy import completion_logps, logps_and_entropies_from_hidden, logps_from_hidden
 from prefjax.policy.logps import NARROWEST, TILE, chunk_size
 from tests.policy.goldens import all_logits, tiny
 
@@ -144,3 +144,29 @@ def test_what_is_masked_has_no_gradient():
     short = gradient(params, tokens[:, :5], 2)
     longer = gradient(params, tokens, 6)
     chex.assert_trees_all_close(longer, short, rtol=1e-5, atol=2e-5)
+
+
+@pytest.mark.parametrize("softcap", [None, 3.0])
+def test_entropies_temperature_and_softcap_are_those_of_the_whole_distribution(softcap):
+    keys = jax.random.split(jax.random.key(5), 3)
+    hidden, weights = jax.random.normal(keys[0], (7, 8)), jax.random.normal(keys[1], (50, 8))
+    targets = jax.random.randint(keys[2], (7,), 0, 50)
+
+    def by_hand(hidden):
+        z = hidden @ weights.T
+        z = z if softcap is None else softcap * jnp.tanh(z / softcap)
+        return jax.nn.log_softmax(z / 0.7)
+
+    def ours(hidden):
+        return logps_and_entropies_from_hidden(
+            hidden, weights, targets, temperature=0.7, softcap=softcap, chunk=16
+        )
+
+    whole = by_hand(hidden)
+    logps, entropies = ours(hidden)
+    chex.assert_trees_all_close(logps, whole[jnp.arange(7), targets], rtol=1e-5)
+    chex.assert_trees_all_close(entropies, -jnp.sum(jnp.exp(whole) * whole, axis=-1), rtol=1e-5)
+    slope = jax.grad(lambda h: ours(h)[0].sum())(hidden)
+    expected = jax.grad(lambda h: by_hand(h)[jnp.arange(7), targets].sum())(hidden)
+    chex.assert_trees_all_close(slope, expected, rtol=1e-4, atol=1e-5)
+    assert not jnp.any(jax.grad(lambda h: ours(h)[1].sum())(hidden))
