@@ -18,9 +18,7 @@ from experiments.problems import Problem
 from experiments.settings import LOSSES, Config
 from prefjax.checks import refuse, require
 from prefjax.data import TokenRows
-from prefjax.policy import Policy, merge_adapters, save_huggingface, save_peft
-from prefjax.policy.huggingface_write import TOKENIZER_FILES
-from prefjax.policy.peft_files import CONFIG, WEIGHTS
+from prefjax.policy import ADAPTER_FILES, Policy, merge_adapters, save_huggingface, save_peft
 from prefjax.train import Fitted, markdown_table, read_metrics, write_json, write_report
 
 
@@ -39,7 +37,6 @@ def to_host(params: Any) -> Any:
     )
 
 
-ADAPTER_FILES = (CONFIG, WEIGHTS)
 OURS = ("checkpoints", "best", "tensorboard", "wandb", "figures", "policy", "adapter", "metrics.jsonl", "report.md",
         "report.json", "config.json", "completions.jsonl")  # fmt: skip
 
@@ -145,10 +142,7 @@ def write_policy(config: Config, workdir: Path, policy: Policy, params: Any) -> 
     if config.lora_export != "adapter":
         save_huggingface(target, *merge_adapters(policy, params), source_dir=config.model)
     if config.lora_export != "merged":
-        save_peft(alone, policy, params, base=Path(config.model).resolve())
-        for name in TOKENIZER_FILES:
-            if (Path(config.model) / name).is_file():
-                shutil.copyfile(Path(config.model) / name, alone / name)
+        save_peft(alone, policy, params, base=Path(config.model).resolve(), source_dir=config.model)
 
 
 def describe(

@@ -12,6 +12,7 @@ from experiments.problems import Problem
 from experiments.settings import Config
 from prefjax.align import (
     PAIRED_LOSSES,
+    LossType,
     add_grpo_advantages,
     add_logps,
     add_ppo_advantages,
@@ -28,14 +29,13 @@ from prefjax.align import (
     ppo_objective,
     ppo_updates,
     preference_pairs,
+    rejection_objective,
     rloo_objective,
     rollout,
-    sft_objective,
     with_value_head,
     xpo_objective,
     xpo_rollout,
 )
-from prefjax.align.policy_gradient import LossType
 from prefjax.checks import refuse
 
 
@@ -197,7 +197,7 @@ def rejection_problem(
     """Imitate the best of n."""
     draw = drawn(config, model, stop_tokens, config.group)
     return assembled(
-        model, sft_objective(model.policy, max_completion=config.max_new_tokens), frozen,
+        model, rejection_objective(model.policy, max_new_tokens=config.max_new_tokens), frozen,
         lambda frozen, params, key, batch: draw(params, batch, key), add_rewards,
         lambda frozen, params, key, batch: keep_best(batch, num_samples=config.group),
     )  # fmt: skip
@@ -210,6 +210,10 @@ def online_problem(
     frozen = {**frozen, "reference": load_reference(config, mesh, model)}
     add = add_reference(model.policy, max_completion=config.max_new_tokens)
     paired = PAIRED_LOSSES[config.which_loss]
+    if config.which_loss == "ipo":
+        # TRL's online trainers take sums where its DPOTrainer averages over tokens.
+        paired = paired._replace(per_token=False)
+    numbers: dict[str, Any] = {"beta": config.price, "label_smoothing": config.label_smoothing}
     start = {"rewards/margins": 0.0} if config.reference == config.model else {}
     if config.algorithm == "xpo":
         both = xpo_rollout(
@@ -235,11 +239,9 @@ def online_problem(
         def roll(frozen, params, key, batch):
             return draw(params, batch, key)
 
-        objective = paired_objective(
-            model.policy, paired, beta=config.price, max_completion=config.max_new_tokens
-        )
+        objective = paired_objective(model.policy, paired, max_completion=config.max_new_tokens, **numbers)
         if start:
-            start["loss"] = loss_at_start(paired, beta=config.price)
+            start["loss"] = loss_at_start(paired, **numbers)
     return assembled(
         model, objective, frozen, roll, add_rewards,
         lambda frozen, params, key, batch: add(frozen["reference"], preference_pairs(batch)), at_start=start,

@@ -9,8 +9,7 @@ from typing import Literal
 
 from prefjax.align import PAIRED_LOSSES, UNPAIRED_LOSSES
 from prefjax.checks import require
-from prefjax.policy import LoraConfig
-from prefjax.policy.lora import TARGETS as LORA_TARGETS
+from prefjax.policy import LORA_TARGETS, LoraConfig
 
 Algorithm = Literal[
     "sft", "reward", "preference", "process", "dpo", "kto", "ranked", "nash_md", "online_dpo", "xpo", "grpo", "rloo",
@@ -213,7 +212,7 @@ _DRAWN = {*ROLLOUTS, "best_of_n"}
 _CLIPPED = {"grpo", "rloo", "ppo"}
 _READ_BY: dict[str, set[str]] = {
     "loss": {"dpo", "kto", "grpo", "online_dpo"},
-    "label_smoothing": {"dpo"},
+    "label_smoothing": {"dpo", "online_dpo"},
     "beta": {"dpo", "kto", "ranked", *ROLLOUTS} - {"rejection"},
     "mixture_coef": {"nash_md"},
     "max_new_tokens": _DRAWN,

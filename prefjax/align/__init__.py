@@ -2,6 +2,8 @@
 
 from prefjax.align.advantages import add_grpo_advantages as add_grpo_advantages
 from prefjax.align.advantages import add_rloo_advantages as add_rloo_advantages
+from prefjax.align.advantages import add_statistics as add_statistics
+from prefjax.align.advantages import rollout_metrics as rollout_metrics
 from prefjax.align.best_of_n import best_of_n as best_of_n
 from prefjax.align.best_of_n import round_robin as round_robin
 from prefjax.align.judges import preference_judge as preference_judge
@@ -26,6 +28,7 @@ from prefjax.align.pairs import loss_at_start as loss_at_start
 from prefjax.align.pairs import paired_objective as paired_objective
 from prefjax.align.pairs import paired_terms as paired_terms
 from prefjax.align.pairs import pairs_at_once as pairs_at_once
+from prefjax.align.policy_gradient import LossType as LossType
 from prefjax.align.policy_gradient import grpo_objective as grpo_objective
 from prefjax.align.policy_gradient import reinforce_objective as reinforce_objective
 from prefjax.align.policy_gradient import rloo_objective as rloo_objective
@@ -38,6 +41,7 @@ from prefjax.align.ranked import add_ranked_reference as add_ranked_reference
 from prefjax.align.ranked import ranked_objective as ranked_objective
 from prefjax.align.rejection import keep_above as keep_above
 from prefjax.align.rejection import keep_best as keep_best
+from prefjax.align.rejection import rejection_objective as rejection_objective
 from prefjax.align.reward_answers import RewardFunction as RewardFunction
 from prefjax.align.reward_answers import reward_function as reward_function
 from prefjax.align.reward_files import load_reward_functions as load_reward_functions

@@ -29,12 +29,14 @@ from prefjax.policy.logps import logps_from_logits as logps_from_logits
 from prefjax.policy.logps import predicted_logps as predicted_logps
 from prefjax.policy.logps import predicted_logps_and_entropies as predicted_logps_and_entropies
 from prefjax.policy.logps import predictions as predictions
+from prefjax.policy.lora import LORA_TARGETS as LORA_TARGETS
 from prefjax.policy.lora import join as join
 from prefjax.policy.lora import merge_adapters as merge_adapters
 from prefjax.policy.lora import split_adapters as split_adapters
 from prefjax.policy.lora import with_adapters as with_adapters
 from prefjax.policy.lora import without_adapters as without_adapters
 from prefjax.policy.partition import PARTITION as PARTITION
+from prefjax.policy.peft_files import ADAPTER_FILES as ADAPTER_FILES
 from prefjax.policy.peft_files import load_peft as load_peft
 from prefjax.policy.peft_files import save_peft as save_peft
 from prefjax.policy.sampler import Mixture as Mixture

@@ -20,7 +20,7 @@ from prefjax.checks import refuse, require
 from prefjax.policy.config import LoraConfig
 from prefjax.policy.functional import Policy, abstract, init
 
-TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 ADAPTER = ("lora_A", "lora_B")
 
 
@@ -37,10 +37,14 @@ def with_adapters(
     Raises: InputError for a target that no block has, or parameters that have adapters already.
     """
     for target in lora.targets:
-        if target not in TARGETS:
-            refuse("LoRA targets", repr(target), f"some of {', '.join(TARGETS)}", "Choose among these.")
+        if target not in LORA_TARGETS:
+            refuse("LoRA targets", repr(target), f"some of {', '.join(LORA_TARGETS)}", "Choose among these.")
     require(
-        bool(lora.targets), "LoRA targets", "none", f"some of {', '.join(TARGETS)}", "Choose among these."
+        bool(lora.targets),
+        "LoRA targets",
+        "none",
+        f"some of {', '.join(LORA_TARGETS)}",
+        "Choose among these.",
     )
     require(
         policy.config.lora is None,

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -17,13 +18,15 @@ from prefjax.checks import refuse, require
 from prefjax.policy.config import LoraConfig
 from prefjax.policy.functional import Policy, abstract
 from prefjax.policy.huggingface_read import OneBlock
-from prefjax.policy.lora import TARGETS, join, split_adapters
+from prefjax.policy.huggingface_write import TOKENIZER_FILES
+from prefjax.policy.lora import LORA_TARGETS, join, split_adapters
 from prefjax.policy.tensor_files import write_tensors
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
+ADAPTER_FILES = (CONFIG, WEIGHTS)
 PREFIX = "base_model.model."
-ADAPTED = re.compile(rf"model\.layers\.(\d+)\.(?:self_attn|mlp)\.({'|'.join(TARGETS)})\.lora_A\.weight")
+ADAPTED = re.compile(rf"model\.layers\.(\d+)\.(?:self_attn|mlp)\.({'|'.join(LORA_TARGETS)})\.lora_A\.weight")
 # What changes the computation of an adapter and is not done here, with the one value that means "off".
 VARIANTS: dict[str, Any] = {
     "use_dora": False,
@@ -47,13 +50,21 @@ VARIANTS: dict[str, Any] = {
 CHANGED_BASES = ("pissa", "corda", "olora", "loftq", "lora_ga")
 
 
-def save_peft(directory: str | Path, policy: Policy, params: PyTree, *, base: str | Path = "") -> None:
+def save_peft(
+    directory: str | Path,
+    policy: Policy,
+    params: PyTree,
+    *,
+    base: str | Path = "",
+    source_dir: str | Path | None = None,
+) -> None:
     """Writes the adapters of a policy, and its score head if it has one, where PEFT finds them.
 
     Args:
       directory: made where it does not exist. Each file appears whole or not at all.
       policy, params: with adapters. Only they are written.
       base: the model that they belong to, as PEFT's `base_model_name_or_path`.
+      source_dir: where to copy a tokeniser's files from.
     """
     lora = policy.config.lora
     if lora is None:
@@ -85,6 +96,9 @@ def save_peft(directory: str | Path, policy: Policy, params: PyTree, *, base: st
     fresh[CONFIG].write_text(json.dumps(fields, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     for name, path in fresh.items():
         path.replace(directory / name)
+    for name in TOKENIZER_FILES if source_dir is not None else ():
+        if (Path(source_dir or ".") / name).is_file():
+            shutil.copyfile(Path(source_dir or ".") / name, directory / name)
 
 
 def load_peft(directory: str | Path, policy: Policy, params: PyTree) -> tuple[Policy, PyTree]:
@@ -175,7 +189,7 @@ def _adapted(path: Path, stored: dict[str, Any], rank: int, alpha: float, num_la
         bool(found),
         f"{path}",
         f"tensors {', '.join(sorted(stored)[:3])}",
-        f"adapters on some of {', '.join(TARGETS)}",
+        f"adapters on some of {', '.join(LORA_TARGETS)}",
         "Adapters elsewhere are not supported.",
     )
     layers = sorted({int(layer) for layer, _ in found})
@@ -186,7 +200,7 @@ def _adapted(path: Path, stored: dict[str, Any], rank: int, alpha: float, num_la
         f"blocks 0 to {num_layers - 1}",
         "Use the adapter with the model that it was trained on.",
     )
-    targets = tuple(target for target in TARGETS if any(target == name for _, name in found))
+    targets = tuple(target for target in LORA_TARGETS if any(target == name for _, name in found))
     return LoraConfig(rank, alpha, targets, () if len(layers) == num_layers else tuple(layers))
 
 

@@ -11,8 +11,7 @@ from safetensors.numpy import load_file
 from experiments.runs import run
 from experiments.settings import Config, lora_of
 from prefjax.checks import InputError
-from prefjax.policy import LoraConfig, load_huggingface, load_peft, merge_adapters
-from prefjax.policy.lora import TARGETS
+from prefjax.policy import LORA_TARGETS, LoraConfig, load_huggingface, load_peft, merge_adapters
 from prefjax.train import Metrics, read_metrics
 
 GOLDENS = Path(__file__).parents[1] / "goldens" / "trl"
@@ -156,7 +155,7 @@ def test_flags():
     assert lora_of(Config()) is None
     assert lora_of(Config(lora_rank=4)) == LoraConfig(4, 32.0, ("q_proj", "v_proj"))
     given = Config(lora_rank=4, lora_alpha=8, lora_targets="all-linear", lora_layers="0, 4-6,5")
-    assert lora_of(given) == LoraConfig(4, 8, TARGETS, (0, 4, 5, 6))
+    assert lora_of(given) == LoraConfig(4, 8, LORA_TARGETS, (0, 4, 5, 6))
     for flags, message in (
         ({"lora_targets": "query"}, "--lora-targets"),
         ({"lora_layers": "a"}, "--lora-layers"),

@@ -8,6 +8,7 @@ import pytest
 
 from prefjax.checks import InputError
 from prefjax.policy import (
+    LORA_TARGETS,
     LoraConfig,
     hidden_states,
     join,
@@ -17,7 +18,6 @@ from prefjax.policy import (
     with_adapters,
     without_adapters,
 )
-from prefjax.policy.lora import TARGETS
 from prefjax.train import init_state, make_mesh, make_step, place, spread
 from prefjax.types import Weighted
 from tests.policy.goldens import tiny
@@ -25,7 +25,7 @@ from tests.policy.goldens import tiny
 TOKENS = jnp.asarray(np.random.default_rng(0).integers(0, 11, (2, 6)), jnp.int32)
 LENGTHS = jnp.array([6, 4])
 states = jax.jit(hidden_states)
-EVERYWHERE = LoraConfig(3, 5.0, TARGETS)
+EVERYWHERE = LoraConfig(3, 5.0, LORA_TARGETS)
 SOME = LoraConfig(2, 8.0, ("k_proj", "o_proj", "gate_proj"), (1, 2))
 
 

@@ -12,6 +12,7 @@ from safetensors.numpy import load_file, save_file
 
 from prefjax.checks import InputError
 from prefjax.policy import (
+    LORA_TARGETS,
     LoraConfig,
     load_huggingface,
     load_peft,
@@ -22,7 +23,6 @@ from prefjax.policy import (
     split_adapters,
     with_adapters,
 )
-from prefjax.policy.lora import TARGETS
 from tests.policy.goldens import GOLDENS, all_logits, expected, tiny
 
 PEFT = Path(__file__).parents[1] / "goldens" / "peft"
@@ -60,7 +60,7 @@ def test_what_peft_saved_computes_what_it_computed_there(name):
 
 
 def test_which_layers_is_read_off_the_tensors():
-    assert loaded("all_linear")[0].config.lora == LoraConfig(3, 5.0, TARGETS)
+    assert loaded("all_linear")[0].config.lora == LoraConfig(3, 5.0, LORA_TARGETS)
     assert loaded("layers")[0].config.lora == LoraConfig(2, 8.0, ("q_proj", "o_proj", "down_proj"), (1,))
     policy, params = loaded("classifier")
     assert policy.config.lora == LoraConfig(2, 4.0, ("v_proj",))
@@ -112,7 +112,7 @@ def test_rank_stabilised_scaling(tmp_path):
 @pytest.mark.parametrize("targets", ["all-linear", r".*\.(mlp|self_attn)\..*_proj", None])
 def test_however_the_configuration_says_which_layers(tmp_path, targets):
     policy, _ = load_peft(changed(tmp_path, target_modules=targets), *load_huggingface(GOLDENS / "tied"))
-    assert policy.config.lora == LoraConfig(3, 5.0, TARGETS)
+    assert policy.config.lora == LoraConfig(3, 5.0, LORA_TARGETS)
 
 
 @pytest.mark.parametrize(
@@ -185,7 +185,7 @@ def drawn(name, lora):
 @pytest.mark.parametrize(
     ("name", "lora"),
     [
-        ("tied", LoraConfig(2, 4.0, TARGETS)),
+        ("tied", LoraConfig(2, 4.0, LORA_TARGETS)),
         ("qwen2", LoraConfig(3, 7.5, ("k_proj", "up_proj"), (0,))),
         ("gemma2", LoraConfig(2, 4.0, ("v_proj", "down_proj"))),
         ("classifier", LoraConfig(2, 4.0, ("q_proj",))),
