@@ -137,8 +137,8 @@ class Config:
     """policy/ with the adapters merged, adapter/ with them alone as PEFT keeps them, or both."""
     ema_decay: float = 0.0
     """Keep an exponential moving average of the parameters, and export that; 0: none."""
-    remat: Literal["none", "dots", "block"] = "none"
-    """What the backward pass makes again: nothing, all but matrix products, or whole blocks (least memory)."""
+    remat: Literal["none", "dots", "block"] = "dots"
+    """What the backward pass makes again: nothing, all but products with weights, or whole blocks (least memory)."""
     scan_layers: bool = True
     """Compile one block and loop over it; --no-scan-layers compiles all of them: slower to start, faster to run."""
     eval_every: int = 0

@@ -81,7 +81,7 @@ class DecoderConfig:
       lora: adapters on chosen linear layers; None: none.
       dtype: in which matrices are multiplied. Parameters keep their own dtype; softmax, norms, rotations
         and log-probabilities are float32 always.
-      remat: what the backward pass of a block makes again: "none", "dots" (all but matrix products), "block"
+      remat: what the backward pass of a block makes again: "none", "dots" (all but products with weights), "block"
         (everything).
       scan_layers: one block is compiled and looped over, rather than all of them in a row: compiles faster and
         needs less memory to do so, runs a little slower.

@@ -96,7 +96,9 @@ class Linear(nnx.Module):
     def __call__(
         self, x: Float[Array, "*batch I"], adapted: Float[Array, ""] | float = 1.0
     ) -> Float[Array, "*batch O"]:
-        y = jnp.einsum("...i,oi->...o", x, self.weight.get_value().astype(x.dtype))
+        weight = self.weight.get_value().astype(x.dtype)
+        # Flat: of more than two axes XLA writes the weight gradient transposed, which costs more than the product.
+        y = jnp.einsum("ni,oi->no", x.reshape(-1, x.shape[-1]), weight).reshape(*x.shape[:-1], weight.shape[0])
         if hasattr(self, "bias"):
             bias = self.bias.get_value().astype(x.dtype)
             y = y + bias.reshape((1,) * (y.ndim - 1) + bias.shape)
@@ -341,7 +343,9 @@ class Decoder(nnx.Module):
             return x, None
 
         if config.remat != "none":
-            kept = jax.checkpoint_policies.dots_saveable if config.remat == "dots" else None
+            # Products with weights; not attention scores, which grow with the square of the length.
+            dots = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
+            kept = dots if config.remat == "dots" else None
             # Inside a loop nothing can be merged with the forward pass anyway; in a row it must be forbidden.
             block = jax.checkpoint(block, policy=kept, prevent_cse=not config.scan_layers)
         unroll = 1 if config.scan_layers else config.num_layers

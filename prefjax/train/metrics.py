@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-from tensorboardX import SummaryWriter
 
 from prefjax.checks import refuse, require
 
@@ -80,6 +79,9 @@ class Metrics:
 
 def tensorboard(directory: Path) -> Tracker:
     """`tensorboard/` in the run's directory, made when there is something to write."""
+    # Here: it imports torch where there is one.
+    from tensorboardX import SummaryWriter
+
     board: SummaryWriter | None = None
     resumed_at = 0
 

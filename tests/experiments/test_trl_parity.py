@@ -37,8 +37,9 @@ GOLDEN = json.loads((GOLDENS / "curves.json").read_text())
 CURVES = GOLDEN["curves"]
 
 # |ours - TRL's|, relative to the larger of 1 and TRL's. Moving the initial weights by one unit in their last place
-# moves these losses by about 5e-7; that of SPPO, made of squares of summed log-ratios, by 2e-5.
-TOLERANCE = dict.fromkeys(CURVES, 5e-5) | {"dpo/sppo_hard": 3e-4}
+# moves these losses by about 5e-7; that of SPPO, made of squares of summed log-ratios, by 2e-5; that of DiscoPOP, whose
+# two halves change places within a twentieth, by 7e-6, and its gradients by more.
+TOLERANCE = dict.fromkeys(CURVES, 5e-5) | {"dpo/sppo_hard": 3e-4, "dpo/discopop": 3e-4}
 FAMILIES = ("llama3", "mistral", "qwen2", "qwen3", "gemma2", "gemma3", "qwen2_reward")
 OF_A_FAMILY = [name for name, curve in CURVES.items() if curve["model"] in FAMILIES]
 OTHERS = [name for name in CURVES if name not in OF_A_FAMILY]
@@ -160,7 +161,8 @@ def ours_of(metric: str, line: dict) -> float:
     """A metric of TRL out of a line of ours."""
     if metric == "mean_reward":
         return (line["rewards/chosen"] + line["rewards/rejected"]) / 2
-    return line[metric]
+    # A loss that has no z₀ has none in its lines; TRL says 0.
+    return line.get(metric, 0.0) if metric == "kl" else line[metric]
 
 
 def test_every_curve_is_compared_and_most_algorithms_always():
