@@ -1,7 +1,7 @@
 """DPO steps of prefjax, by the functions that the main job calls.
 
 Options are fields of `DecoderConfig`, and `at_once`: how many pairs have their logits at a time, 0 for pieces of the
-vocabulary instead; as the main job chooses unless given.
+vocabulary instead. Unless given they are as the main job has them.
 """
 
 import math
@@ -24,7 +24,7 @@ def main() -> None:
     loaded, params = load_huggingface(directory / "policy")
     _, reference = load_huggingface(directory / "reference")
     fields = {name: value for name, value in task.options.items() if name != "at_once"}
-    policy, _ = abstract(replace(loaded.config, **fields))
+    policy, _ = abstract(replace(loaded.config, **{"remat": "dots", **fields}))
     at_once = pairs_at_once(shape.pairs, max_completion=shape.completion, vocab_size=shape.vocab_size)
     at_once = task.options.get("at_once", at_once) or None
 
@@ -34,7 +34,9 @@ def main() -> None:
     state = init_state(params, optimizer, jax.random.key(0))
     placed = copied(state, mesh)
     state, reference = jax.device_put((state, reference), (placed, placed.params))
-    objective = paired_objective(policy, PAIRED_LOSSES["sigmoid"], beta=0.1, max_completion=shape.completion)
+    objective = paired_objective(
+        policy, PAIRED_LOSSES["sigmoid"], beta=0.1, max_completion=shape.completion, at_once=at_once
+    )
 
     def batch(number: int):
         prompts, chosen, rejected = shape.preferences(number)
