@@ -145,9 +145,7 @@ def both(policy, name, targets):
     )
 
 
-@pytest.mark.parametrize(
-    ("family", "share_prompts"), [("llama", True), ("window", True), ("gemma", True), ("gemma", False)]
-)
+@pytest.mark.parametrize(("family", "share_prompts"), [("llama", True), ("gemma", True), ("window", False)])
 def test_pairs(family, share_prompts):
     policy, params = policy_of(family)
     rows, packed, targets = whole(PREFERENCE, share_prompts=share_prompts)

@@ -154,8 +154,8 @@ def test_a_score_head_is_trained_beside_the_adapters(algorithm, tmp_path):
 def test_flags():
     assert lora_of(Config()) is None
     assert lora_of(Config(lora_rank=4)) == LoraConfig(4, 32.0, ("q_proj", "v_proj"))
-    given = Config(lora_rank=4, lora_alpha=8, lora_targets="all-linear", lora_layers="0, 4-6,5")
-    assert lora_of(given) == LoraConfig(4, 8, LORA_TARGETS, (0, 4, 5, 6))
+    given = Config(lora_rank=4, lora_alpha=8.0, lora_targets="all-linear", lora_layers="0, 4-6,5")
+    assert lora_of(given) == LoraConfig(4, 8.0, LORA_TARGETS, (0, 4, 5, 6))
     for flags, message in (
         ({"lora_targets": "query"}, "--lora-targets"),
         ({"lora_layers": "a"}, "--lora-layers"),

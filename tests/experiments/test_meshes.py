@@ -32,7 +32,7 @@ RUNS = {
 }
 MESHES = ("data=2", "fsdp=2", "tensor=2", "data=2,fsdp=2,tensor=2", "fsdp=4,tensor=2")
 # The others by -m slow: every run compiles for eight devices.
-PLAIN = {("lora", "data=2,fsdp=2,tensor=2"), ("dpo", "fsdp=4,tensor=2"), ("grpo", "data=2,fsdp=2,tensor=2")}
+PLAIN = {("lora", "data=2,fsdp=2,tensor=2"), ("grpo", "fsdp=4,tensor=2")}
 REWARDS = """
 def vowels(prompts, completions, completion_ids, **columns):
     return [sum(letter in "aeiou" for letter in text) / max(len(text), 1) for text in completions]
@@ -100,15 +100,16 @@ def test_no_device_ever_holds_a_large_matrix(name, mesh, monkeypatch):
     large = 0
     for tree in (model.trained, model.fixed, frozen, state.params, state.opt_state):
         for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-            # 1024 entries a block and more: all matrices of this model, not norms, not adapters.
+            # 512 entries a block and more: all matrices of this model, not norms, not adapters.
             whole = math.prod(leaf.shape[-2:])
-            if leaf.ndim >= 2 and whole >= 1024:
+            if leaf.ndim >= 2 and whole >= 512:
                 large += 1
                 assert len(leaf.addressable_shards) == 8
                 for shard in leaf.addressable_shards:
                     assert shard.data.size == leaf.size // 8, jax.tree_util.keystr(path)
-    assert large >= 27  # 9 matrices, trained or fixed, frozen, and their moments or not
-    assert all(part <= whole // 8 for part, whole in reads if whole >= 1024)
+    # 9 matrices: of the model and frozen, and what is trained also in the state, with two moments.
+    assert large == (2 * 9 if model.fixed else 5 * 9)
+    assert all(part <= whole // 8 for part, whole in reads if whole >= 512)
 
 
 @pytest.fixture(scope="module")
@@ -144,14 +145,15 @@ def test_two_processes_score_their_own_rows(home, rewards):
     assert wanted["rewards/vowels/std"] > 0
 
 
+@pytest.mark.slow  # of one step: tests/train/test_step.py
 @pytest.mark.parametrize(
     "how",
     [
+        {"remat": "none"},
         {"remat": "block"},
+        {"remat": "none", "scan_layers": False},
         {"remat": "dots", "scan_layers": False},
-        pytest.param({"remat": "dots"}, marks=pytest.mark.slow),
-        pytest.param({"remat": "block", "scan_layers": False}, marks=pytest.mark.slow),
-        pytest.param({"scan_layers": False}, marks=pytest.mark.slow),
+        {"remat": "block", "scan_layers": False},
     ],
     ids=str,
 )
@@ -160,7 +162,7 @@ def test_what_is_made_again_and_how_blocks_are_compiled(how, home):
     assert_same_losses(lines_of(replace(DPO, **how), home / name), lines_of(DPO, home / "dpo"), 1e-6)
 
 
-@pytest.mark.parametrize("name", ["dpo", pytest.param("lora", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", ["lora", pytest.param("dpo", marks=pytest.mark.slow)])
 def test_bfloat16_over_float32_masters(name, home):
     config = replace(RUNS[name], dtype="bfloat16")
     assert_same_losses_roughly(lines_of(config, home / f"{name}-half"), lines_of(RUNS[name], home / name))

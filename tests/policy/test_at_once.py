@@ -142,11 +142,10 @@ def test_pairs_at_once_are_pairs_in_pieces_of_the_vocabulary(at_once):
     assert_same(means_and_gradient(policy, params, pairs(), at_once=at_once), want)
 
 
-@pytest.mark.parametrize("name", ["rpo", "simpo"])
-def test_other_losses_and_tied_heads(name):
+def test_a_loss_with_a_likelihood_and_a_tied_head():
     policy, params = tiny(num_layers=1)
-    want = means_and_gradient(policy, params, pairs(), at_once=None, name=name)
-    assert_same(means_and_gradient(policy, params, pairs(), at_once=2, name=name), want)
+    want = means_and_gradient(policy, params, pairs(), at_once=None, name="rpo")
+    assert_same(means_and_gradient(policy, params, pairs(), at_once=2, name="rpo"), want)
 
 
 def test_pairs_at_once_in_bfloat16():

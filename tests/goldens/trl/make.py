@@ -41,8 +41,9 @@ learning rate 1e-3, betas 0.9 and 0.999, epsilon 1e-8, no weight decay; gradient
 of 1; constant learning rate; max_length 1024; no dropout, no gradient checkpointing, no mixed precision,
 one thread. What a curve changes is below, and everything is in its `settings`:
 
-    dpo/sigmoid, hinge, apo_zero, ipo, apo_down, nca_pair, bco_pair, discopop    beta 0.1
+    dpo/sigmoid, hinge, apo_zero, ipo, apo_down, nca_pair, bco_pair    beta 0.1
     dpo/robust                beta 0.1, label smoothing 0.1
+    dpo/discopop              beta 0.1, learning rate 2e-4: its halves change places within a twentieth
     dpo/exo_pair              beta 0.1, label smoothing 0.001, which is TRL's advice
     dpo/sigmoid_norm          beta 2, since log-ratios are divided by lengths
     dpo/rpo                   loss_type ["sigmoid", "sft"], weights 1 and 1
@@ -178,7 +179,7 @@ CURVES = {
     "dpo/nca_pair": Curve({"loss_type": ["nca_pair"], "beta": 0.1}),
     "dpo/bco_pair": Curve({"loss_type": ["bco_pair"], "beta": 0.1}),
     "dpo/apo_down": Curve({"loss_type": ["apo_down"], "beta": 0.1}),
-    "dpo/discopop": Curve({"loss_type": ["discopop"], "beta": 0.1}),
+    "dpo/discopop": Curve({"loss_type": ["discopop"], "beta": 0.1, "learning_rate": 2e-4}),
     "dpo/sigmoid_norm": Curve({"loss_type": ["sigmoid_norm"], "beta": 2.0}),
     "dpo/rpo": Curve({"loss_type": ["sigmoid", "sft"], "loss_weights": [1.0, 1.0], "beta": 0.1}),
     "dpo/llama3": Curve(SIGMOID, model="llama3"),
