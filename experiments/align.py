@@ -8,7 +8,6 @@ directory, and every stage below is the same `run` that a user's own files go th
 """
 
 import json
-import re
 import shutil
 import sys
 import time
@@ -24,7 +23,15 @@ from experiments.evaluation import Policies, evaluate
 from experiments.export import Outcome, check_workdir, identity_in, wait_for_all
 from experiments.figures import draw_matrix, draw_overview
 from experiments.runs import run
-from experiments.settings import ROLLOUTS, Config, check_settings, default_workdir, identity
+from experiments.settings import (
+    ROLLOUTS,
+    Config,
+    as_flags,
+    check_read,
+    check_settings,
+    default_workdir,
+    identity,
+)
 from prefjax.checks import InputError, refuse, require
 from prefjax.data import PROMPT_COMPLETION, load_tokenizer, read_jsonl, train_tokenizer, write_world
 from prefjax.policy import DecoderConfig, init, save_huggingface
@@ -67,6 +74,7 @@ COMPLETION_TOKENS = 24
 def main(config: Config) -> dict:
     """Runs what the flags ask for; returns the numbers of the report."""
     check_settings(config)
+    check_read(config)
     if config.plan and config.mesh:
         stand_in(devices_in(parse_mesh(config.mesh)))
     start_processes()
@@ -344,13 +352,6 @@ def command_line(arguments: Sequence[str] | None = None) -> None:
             f"error: {error.filename}: {error.strerror}. Check the path and its permissions.", file=sys.stderr
         )
         raise SystemExit(2) from None
-
-
-def as_flags(message: str) -> str:
-    """The library's advice names its arguments; here they are flags."""
-    flags = {"bad": "bad-rows", "overlong": "overlong", "boundary": "boundary"}
-    message = re.sub(r'\b(bad|overlong|boundary)="(\w+)"', lambda m: f"--{flags[m[1]]} {m[2]}", message)
-    return re.sub(r"(?<!-)\bmax_length\b", "--max-length", message)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.ticker import MaxNLocator
 
 COLOURS = {
     "SFT": "#7f7f7f",
@@ -52,6 +53,7 @@ def draw_curves(path: Path, lines: Sequence[Mapping[str, Any]], *, title: str) -
                 axis.legend()
             axis.set_title(name)
             axis.ticklabel_format(axis="y", useOffset=False)
+            axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         for axis in axes.flat[len(names) :]:
             axis.axis("off")
         for axis in axes.flat[max(len(names) - columns, 0) : len(names)]:

@@ -229,7 +229,10 @@ def command_line(arguments: Sequence[str] | None = None) -> None:
     try:
         print(main(tyro.cli(Config, args=arguments, description=__doc__)), flush=True)
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
+        # Only now: what it stands on takes a while to import.
+        from experiments.settings import as_flags
+
+        print(f"error: {as_flags(str(error))}", file=sys.stderr)
         raise SystemExit(2) from None
     except BrokenPipeError:
         # As Python's documentation advises, so that closing standard output at exit does not fail once more.

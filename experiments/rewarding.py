@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from experiments.inputs import Input
+from experiments.inputs import Input, Rows
 from experiments.settings import Config
 from prefjax.align import TrainerState, columns_of, load_reward_functions, reward_metrics, score, total_reward
 from prefjax.checks import refuse
@@ -31,27 +31,29 @@ class Scorer:
             for f in self.functions
         ]
 
-    def score(self, batch: dict, step: int) -> dict:
-        """The same batch with `reward` [M, B]; nan where no function gave one."""
+    def score(self, batch: dict, source: Rows, step: int | None) -> dict:
+        """The same batch with `reward` [M, B]; nan where no function gave one. `step` is None for held-out rows."""
         rows = {
             name: local_rows(batch["completion"][name]) for name in ("tokens", "prompt_lengths", "lengths")
         }
         index = local_rows(batch["index"])
         flat = {name: values.reshape(-1, *values.shape[2:]) for name, values in rows.items()}
-        here = self.rewards(flat, index.reshape(-1), step).astype(np.float32).reshape(index.shape)
+        here = self.rewards(flat, index.reshape(-1), source, step).astype(np.float32).reshape(index.shape)
         sharding = batch["weight"].sharding
         return {
             **batch,
             "reward": jax.make_array_from_process_local_data(sharding, here, batch["weight"].shape),
         }
 
-    def rewards(self, rows: Mapping[str, np.ndarray], index: np.ndarray, step: int) -> np.ndarray:
+    def rewards(
+        self, rows: Mapping[str, np.ndarray], index: np.ndarray, source: Rows, step: int | None
+    ) -> np.ndarray:
         """The weighted sum of all functions for each completion, on the host; nan for rows that only fill a batch."""
         tokenizer = self._source.tokenizer
         real = np.flatnonzero(index >= 0)
         ids = [rows["tokens"][i, rows["prompt_lengths"][i] : rows["lengths"][i]].tolist() for i in real]
-        originals = self._source.rows.originals(index[real].tolist())
-        logged: dict[str, float] = {}
+        originals = source.originals(index[real].tolist())
+        logged: dict[str, list[float]] = {}
         each = np.full((len(self.functions), len(index)), np.nan, np.float32)
         each[:, real] = score(
             self.functions,
@@ -59,15 +61,17 @@ class Scorer:
             [tokenizer.decode(completion, skip_special_tokens=True) for completion in ids],
             columns_of(originals),
             completion_ids=ids,
-            trainer_state=TrainerState(step, self._config.steps or 0),
-            log_metric=lambda name, value: logged.update({name: float(value)}),
-            rows=[self._source.rows.tokens.where(i) for i in index[real].tolist()],
+            trainer_state=TrainerState(step or 0, self._config.steps or 0),
+            log_metric=lambda name, value: logged.setdefault(name, []).append(float(value)),
+            rows=[source.tokens.where(i) for i in index[real].tolist()],
             timeout=self._config.reward_timeout,
         )
         everywhere = each
         if jax.process_count() > 1:
             everywhere = np.concatenate(multihost_utils.process_allgather(each), axis=1)
-        self._measured[step + 1] = {**reward_metrics(self.functions, everywhere), **logged}
+        if step is not None:
+            own = {name: float(np.mean(values)) for name, values in logged.items()}
+            self._measured[step + 1] = {**reward_metrics(self.functions, everywhere), **own}
         return total_reward(self.functions, each)
 
     def beside(self, metrics: Metrics) -> "MetricsWithRewards":

@@ -129,26 +129,27 @@ def train(
         jax.jit(problem.arrange, out_shardings=split_over(mesh, problem.updates)) if problem.arrange else None
     )
 
-    def completed(params: Any, key: Any, batch: dict, number: int) -> dict:
+    def completed(params: Any, key: Any, batch: dict, rows: Rows, number: int | None) -> dict:
         batch = place(batch, mesh, microbatches)
         if problem.extend is not as_it_is:
             batch = extend(frozen, params, fixed, key, batch)
         if problem.scored and scorer is not None:
-            batch = scorer.score(batch, number)
+            batch = scorer.score(batch, rows, number)
             batch = finish(frozen, params, fixed, key, batch)
         return batch
 
     def prepare(state: TrainState, batch: dict) -> dict:
         key = step_key(state)
-        batch = completed(state.params, key, batch, int(state.step) if problem.scored else 0)
+        batch = completed(state.params, key, batch, source.rows, int(state.step) if problem.scored else None)
         return arrange(batch, key) if arrange else batch
 
     measure = None
-    if source.held_out is not None and problem.updates == 1 and config.algorithm not in ROLLOUTS:
+    held_out = source.held_out
+    if held_out is not None:
         measured = make_measure(problem.objective, placed.params, mesh, join=join)
         key = jax.random.key(0)
         measure = over_held_out(
-            config, source.held_out, lambda p, b: measured(p, completed(p, key, b, 0), key, *fixed)
+            config, held_out, lambda p, b: measured(p, completed(p, key, b, held_out, None), key, *fixed)
         )
     before = measure(state.params) if measure else {}
 
@@ -230,8 +231,9 @@ def with_defaults(config: Config) -> Config:
             "Name a judge's directory, or functions as file.py:name.",
         )  # fmt: skip
     require(
-        not config.patience or bool(config.eval_data and config.eval_every), "--patience", f"{config.patience}",
-        "--eval-data and --eval-every beside it", "Early stopping looks at held-out loss.",
+        not config.patience or bool(config.eval_data and config.eval_every and algorithm not in ROLLOUTS),
+        "--patience", f"{config.patience}", "--eval-data and --eval-every beside it, and no algorithm that draws",
+        "Early stopping looks at held-out loss, which of drawn completions says nothing.",
     )  # fmt: skip
     batch_size = config.batch_size or 8
     return replace(
@@ -323,4 +325,9 @@ def plan(config: Config, source: Input) -> dict:
         frozen=sum(math.prod(leaf.shape) * jnp.dtype(leaf.dtype).itemsize for leaf in jax.tree.leaves(problem.frozen)),
     )  # fmt: skip
     print(describe_plan(planned))
+    if problem.extend is not as_it_is:
+        drawing = "drawing completions, their rewards, " if config.algorithm in ROLLOUTS else ""
+        print(f"not in it             {drawing}log-probabilities of the reference")
+    if model.fixed:
+        print(f"of the parameters     {size(model.trained):,} are trained")
     return planned._asdict()

@@ -9,11 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.export import opened_workdir
-from experiments.inputs import Input
+from experiments.inputs import Input, Rows
 from experiments.loading import load, load_judge
 from experiments.rewarding import Scorer
 from experiments.settings import Config
 from prefjax.align import best_of_n, round_robin, rows_of
+from prefjax.checks import require
 from prefjax.data import TokenRows, batches
 from prefjax.policy import sample
 from prefjax.train import make_mesh, write_report, write_text
@@ -48,7 +49,9 @@ def make_chooser(config: Config, policy, judge: Callable, *, stop_tokens: tuple[
     return choose
 
 
-def make_scored_chooser(config: Config, policy, scorer: Scorer, *, stop_tokens: tuple[int, ...]) -> Callable:
+def make_scored_chooser(
+    config: Config, policy, scorer: Scorer, rows: Rows, *, stop_tokens: tuple[int, ...]
+) -> Callable:
     """The same with rewards by functions: the completion with the largest reward, and that reward."""
 
     @jax.jit
@@ -72,12 +75,13 @@ def make_scored_chooser(config: Config, policy, scorer: Scorer, *, stop_tokens: 
     def choose(params, _, prompts, lengths, key, index):
         candidates = jax.device_get(draw(params, prompts, lengths, key))
         each = [
-            scorer.rewards({name: leaf[i] for name, leaf in candidates.items()}, index, 0)
+            scorer.rewards({name: leaf[i] for name, leaf in candidates.items()}, index, rows, None)
             for i in range(config.group)
         ]
         rewards = np.where(np.isnan(each), -np.inf, each)
         winner, row = rewards.argmax(axis=0), np.arange(len(index))
-        return {name: leaf[winner, row] for name, leaf in candidates.items()}, rewards[winner, row]
+        best = np.where(np.isfinite(rewards[winner, row]), rewards[winner, row], np.nan)
+        return {name: leaf[winner, row] for name, leaf in candidates.items()}, best
 
     return choose
 
@@ -107,35 +111,59 @@ def run_best_of_n(
     """Writes completions.jsonl (the prompts as they were given, and the kept completions) and a report."""
     mesh = make_mesh()  # one device: what it writes does not depend on how many there are
     policy, params = load(config, config.model, mesh, frozen=True)
-    n = config.group
+    n, stop_tokens = config.group, source.stop_tokens
     if scorer is None:
         _, _, judge, judge_params = load_judge(config, mesh)
-        choose = make_chooser(config, policy, judge, stop_tokens=source.stop_tokens)
+        choose = make_chooser(config, policy, judge, stop_tokens=stop_tokens)
         measured, said = (
             "preference_over_others",
-            f"the judge prefers the kept one to the other {n - 1} with mean probability",
+            f"the judge prefers them to the other {n - 1} with mean probability",
         )
     else:
-        judge_params, choose = (), make_scored_chooser(config, policy, scorer, stop_tokens=source.stop_tokens)
+        judge_params, choose = (
+            (),
+            make_scored_chooser(config, policy, scorer, source.rows, stop_tokens=stop_tokens),
+        )
         measured, said = "reward", "the mean reward of the kept ones is"
-    kept, worth = choose_best(
-        choose, params, judge_params, source.rows.tokens, batch_size=config.batch_size or 64, seed=config.seed
-    )
-    target, mean = workdir / "completions.jsonl", float(np.mean(worth))
-    summary = {"algorithm": "best_of_n", "n": n, "prompts": len(kept), measured: mean}
-    lines = []
-    for row, ids in zip(source.rows.originals(range(len(kept))), kept, strict=True):
-        text = source.tokenizer.decode(ids, skip_special_tokens=True)
-        chat = not isinstance(row["prompt"], str)
-        completion = [{"role": "assistant", "content": text}] if chat else text
-        lines.append({"prompt": row["prompt"], "completion": completion})
+    target = workdir / "completions.jsonl"
     with opened_workdir(workdir, config, who):
+        kept, worth = choose_best(
+            choose,
+            params,
+            judge_params,
+            source.rows.tokens,
+            batch_size=config.batch_size or 64,
+            seed=config.seed,
+        )
+        # A prompt none of whose completions has a reward has no best one.
+        judged = [i for i, value in enumerate(worth) if np.isfinite(value)]
+        require(
+            bool(judged), "--reward-funcs", "no completion has a reward", "a number for some of them",
+            "Look at what the functions return.",
+        )  # fmt: skip
+        mean = float(np.mean([worth[i] for i in judged]))
+        left_out = len(worth) - len(judged)
+        summary = {
+            "algorithm": "best_of_n",
+            "n": n,
+            "prompts": len(judged),
+            "left_out": left_out,
+            measured: mean,
+        }
+        lines = []
+        for i, row in zip(judged, source.rows.originals(judged), strict=True):
+            text = source.tokenizer.decode(kept[i], skip_special_tokens=True)
+            chat = not isinstance(row["prompt"], str)
+            completion = [{"role": "assistant", "content": text}] if chat else text
+            lines.append({"prompt": row["prompt"], "completion": completion})
         if jax.process_index() == 0:
             write_text(target, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
             about = f"; {said} {mean:.3f}" if n > 1 or scorer else ""
+            about += f"; {left_out} prompts have no reward and are left out" if left_out else ""
             write_report(
                 workdir,
-                f"# best of {n}\n\n{len(kept)} prompts from `{config.data}`{about}. They are in `completions.jsonl`.\n",
+                f"# best of {n}\n\n{len(judged)} prompts from `{config.data}`{about}. "
+                "They are in `completions.jsonl`.\n",
                 summary,
             )
     return target, summary

@@ -3,12 +3,13 @@
 import hashlib
 import json
 import math
+import re
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Literal
 
 from prefjax.align import PAIRED_LOSSES, UNPAIRED_LOSSES
-from prefjax.checks import require
+from prefjax.checks import refuse, require
 from prefjax.policy import LORA_TARGETS, LoraConfig
 
 Algorithm = Literal[
@@ -366,6 +367,42 @@ def lora_of(config: Config) -> LoraConfig | None:
         _require(good, "lora_layers", config.lora_layers, "blocks from 0 on, as 0,1,5 or 4-7")
         layers |= set(range(int(first), int(last or first) + 1))
     return LoraConfig(config.lora_rank, config.lora_alpha, targets, tuple(sorted(layers)))
+
+
+def check_read(config: Config) -> None:
+    """Refuses a flag that was given and that the algorithm does not read: nothing asked for is ignored in silence."""
+    if config.algorithm is None:
+        return
+    readers: dict[str, set] = {
+        **_READ_BY,
+        "judge": _DRAWN,
+        "reward_funcs": _DRAWN - {"nash_md"},
+        "gold": {config.algorithm},
+    }
+    for field in fields(config):
+        by = readers.get(field.name, {config.algorithm})
+        if config.algorithm not in by and getattr(config, field.name) != field.default:
+            refuse(
+                _flag(field.name), f"{getattr(config, field.name)}, which {config.algorithm} does not read",
+                f"it beside {', '.join(sorted(by))}", "Leave it out.",
+            )  # fmt: skip
+        if (
+            field.name in _WITH_ADAPTERS
+            and not config.lora_rank
+            and getattr(config, field.name) != field.default
+        ):
+            refuse(_flag(field.name), "it, without --lora-rank", "adapters to shape", "Add --lora-rank 16.")
+
+
+def as_flags(message: str) -> str:
+    """The library's advice names its arguments; here they are flags."""
+    flags = {"bad": "bad-rows", "overlong": "overlong", "boundary": "boundary"}
+    message = re.sub(r'\b(bad|overlong|boundary)="(\w+)"', lambda m: f"--{flags[m[1]]} {m[2]}", message)
+    return re.sub(r"(?<!-)\bmax_length\b", "--max-length", message)
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
 
 
 def _require(condition: bool, name: str, value: object, expected: str) -> None:

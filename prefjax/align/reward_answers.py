@@ -113,7 +113,7 @@ def blame(
         todo = "Make it faster, or raise the limit (--reward-timeout; 0 is none)."
     elif "main thread" in str(error):
         todo = "It uses SIGALRM: score from the main thread, or turn off its own time limits."
-    refuse(where, f"{said}{line}, for {named(labels)}", f"a list of {len(labels)} rewards", todo)
+    refuse(where, f"{said}{line}, for {named(labels)}", f"a list of {len(labels)} rewards is expected", todo)
 
 
 def named(labels: Sequence[str]) -> str:

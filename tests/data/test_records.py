@@ -436,7 +436,7 @@ REFUSED = {
         PREFERENCE,
         STEPS,
         "missing column",
-        "These are stepwise columns: take a process reward model",
+        "These are stepwise columns: take --algorithm process",
     ),
 }
 

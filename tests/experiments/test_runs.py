@@ -10,10 +10,10 @@ import pytest
 from safetensors.numpy import load_file
 
 from experiments import dpo_bandit
-from experiments.align import as_flags, command_line
+from experiments.align import command_line
 from experiments.export import opened_workdir
 from experiments.runs import run
-from experiments.settings import Config, identity
+from experiments.settings import Config, as_flags, identity
 from prefjax.checks import InputError
 from prefjax.train import Metrics, NonFinite, read_metrics
 
@@ -125,7 +125,7 @@ def test_early_stopping_keeps_the_best_state(tmp_path):
         (["--algorithm", "dpo", "--model", "x"], "--data: nothing"),
         (["--model", "x"], "--algorithm: nothing"),
         (["--plan"], "--algorithm: nothing"),
-        (["--algorithm", "dpo", "--loss", "simgoid", "--model", "x", "--data", "y"], "sigmoid, ipo"),
+        (["--algorithm", "dpo", "--loss", "simgoid", "--model", "x", "--data", "y"], "sigmoid, sigmoid_norm, ipo"),
         (["--algorithm", "nash_md", "--model", "x", "--data", "y"], "--judge: nothing"),
         (["--beta", "-1"], "--beta"),
         (["--clip-norm", "-1"], "--clip-norm: -1.0; 0 or more"),
