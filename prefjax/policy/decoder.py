@@ -98,7 +98,9 @@ class Linear(nnx.Module):
     ) -> Float[Array, "*batch O"]:
         weight = self.weight.get_value().astype(x.dtype)
         # Flat: of more than two axes XLA writes the weight gradient transposed, which costs more than the product.
-        y = jnp.einsum("ni,oi->no", x.reshape(-1, x.shape[-1]), weight).reshape(*x.shape[:-1], weight.shape[0])
+        y = jnp.einsum("ni,oi->no", x.reshape(-1, x.shape[-1]), weight).reshape(
+            *x.shape[:-1], weight.shape[0]
+        )
         if hasattr(self, "bias"):
             bias = self.bias.get_value().astype(x.dtype)
             y = y + bias.reshape((1,) * (y.ndim - 1) + bias.shape)
