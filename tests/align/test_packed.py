@@ -113,8 +113,12 @@ def assert_same(got, want, tolerance=1e-5):
 
 @pytest.mark.parametrize(
     ("family", "kind"),
-    [("llama", PROMPT_COMPLETION), ("window", LANGUAGE_MODELING), ("gemma", LANGUAGE_MODELING)],
-    ids=["llama", "window", "gemma"],
+    [
+        ("llama", PROMPT_COMPLETION),
+        ("gemma", LANGUAGE_MODELING),
+        pytest.param("window", LANGUAGE_MODELING, marks=pytest.mark.slow),
+    ],
+    ids=["llama", "gemma", "window"],
 )
 def test_supervised(family, kind):
     policy, params = policy_of(family)

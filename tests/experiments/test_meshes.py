@@ -32,7 +32,7 @@ RUNS = {
 }
 MESHES = ("data=2", "fsdp=2", "tensor=2", "data=2,fsdp=2,tensor=2", "fsdp=4,tensor=2")
 # The others by -m slow: every run compiles for eight devices.
-PLAIN = {("lora", "data=2,fsdp=2,tensor=2"), ("grpo", "fsdp=4,tensor=2")}
+PLAIN = {("lora", "data=2,fsdp=2,tensor=2")}
 REWARDS = """
 def vowels(prompts, completions, completion_ids, **columns):
     return [sum(letter in "aeiou" for letter in text) / max(len(text), 1) for text in completions]

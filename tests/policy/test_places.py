@@ -53,8 +53,11 @@ def of_places(policy, params, tokens, at, pieces=0):
     return placed_hidden_states(policy, params, tokens, at)
 
 
-@pytest.mark.parametrize("pieces", [0, 5], ids=["at once", "in pieces"])
-@pytest.mark.parametrize("changes", [{}, {"windows": (3, 2)}, GEMMA], ids=["llama", "windows", "gemma"])
+@pytest.mark.parametrize(
+    ("changes", "pieces"),
+    [({}, 0), ({"windows": (3, 2)}, 0), (GEMMA, 0), (GEMMA, 5)],
+    ids=["llama", "windows", "gemma", "gemma in pieces"],
+)
 def test_a_row_of_several_sequences_is_each_of_them(changes, pieces, monkeypatch):
     if pieces:
         monkeypatch.setattr(decoder, "QUERIES", pieces)  # 12 queries in pieces of at most 5

@@ -43,7 +43,9 @@ def assert_same_run(workdir: Path, other: Path) -> None:
     for line, wanted in zip(lines, expected, strict=True):
         assert line.keys() == wanted.keys()
         assert line["loss"] == pytest.approx(wanted["loss"], abs=1e-5)
-        for name in line.keys() - {"seconds"}:
+        # Where policy = reference margins are 0 up to rounding, whose signs are nobody's.
+        undecided = {"rewards/accuracies"} if line["step"] == 1 else set()
+        for name in line.keys() - {"seconds"} - undecided:
             assert line[name] == pytest.approx(wanted[name], rel=1e-4, abs=1e-4), (line["step"], name)
     weights, wanted = (load_file(path / "policy" / "model.safetensors") for path in (workdir, other))
     assert weights.keys() == wanted.keys()
