@@ -20,41 +20,9 @@ from prefjax.policy import sample
 from prefjax.train import make_mesh, write_report, write_text
 
 
-def make_chooser(config: Config, policy, judge: Callable, *, stop_tokens: tuple[int, ...]) -> Callable:
-    """Compiles `params, judge_params, prompts, lengths, key, index -> rows, preference`: the favourite of n completions
-    of every prompt, and the mean probability with which the judge prefers it to the other n - 1."""
+def make_drawer(config: Config, policy, *, stop_tokens: tuple[int, ...]) -> Callable:
+    """`params, prompts, lengths, key -> rows` [n, B, ...]: n completions of every prompt."""
 
-    @jax.jit
-    def choose(params, judge_params, prompts, lengths, key, index):
-        def draw(key):
-            return rows_of(
-                sample(
-                    policy,
-                    params,
-                    prompts,
-                    lengths,
-                    key,
-                    max_new_tokens=config.max_new_tokens,
-                    temperature=config.temperature,
-                    stop_tokens=stop_tokens,
-                )
-            )
-
-        candidates = jax.lax.map(draw, jax.random.split(key, config.group))
-        table = round_robin(judge, judge_params, candidates)
-        winner, row = best_of_n(table), jnp.arange(prompts.shape[0])
-        over_others = (jnp.sum(table, axis=1) - 0.5) / max(config.group - 1, 1)
-        return jax.tree.map(lambda leaf: leaf[winner, row], candidates), over_others[winner, row]
-
-    return choose
-
-
-def make_scored_chooser(
-    config: Config, policy, scorer: Scorer, rows: Rows, *, stop_tokens: tuple[int, ...]
-) -> Callable:
-    """The same with rewards by functions: the completion with the largest reward, and that reward."""
-
-    @jax.jit
     def draw(params, prompts, lengths, key):
         def one(key):
             return rows_of(
@@ -71,6 +39,33 @@ def make_scored_chooser(
             )
 
         return jax.lax.map(one, jax.random.split(key, config.group))
+
+    return draw
+
+
+def make_chooser(config: Config, policy, judge: Callable, *, stop_tokens: tuple[int, ...]) -> Callable:
+    """Compiles `params, judge_params, prompts, lengths, key, index -> rows, preference`: the favourite of n completions
+    of every prompt, and the mean probability with which the judge prefers it to the other n - 1."""
+
+    draw = make_drawer(config, policy, stop_tokens=stop_tokens)
+
+    @jax.jit
+    def choose(params, judge_params, prompts, lengths, key, index):
+        candidates = draw(params, prompts, lengths, key)
+        table = round_robin(judge, judge_params, candidates)
+        winner, row = best_of_n(table), jnp.arange(prompts.shape[0])
+        over_others = (jnp.sum(table, axis=1) - 0.5) / max(config.group - 1, 1)
+        return jax.tree.map(lambda leaf: leaf[winner, row], candidates), over_others[winner, row]
+
+    return choose
+
+
+def make_scored_chooser(
+    config: Config, policy, scorer: Scorer, rows: Rows, *, stop_tokens: tuple[int, ...]
+) -> Callable:
+    """The same with rewards by functions: the completion with the largest reward, and that reward."""
+
+    draw = jax.jit(make_drawer(config, policy, stop_tokens=stop_tokens))
 
     def choose(params, _, prompts, lengths, key, index):
         candidates = jax.device_get(draw(params, prompts, lengths, key))

@@ -30,7 +30,7 @@ def tfds_table(source: str) -> Table:
         refuse(source, got, f"one of {', '.join(builder.info.splits)} is expected", "Name it: #SPLIT.")
     try:
         rows = builder.as_data_source(split)
-    except NotImplementedError:
+    except NotImplementedError:  # TFDS says so of file formats that it cannot read at random places
         got = f"it is prepared in the format {builder.info.file_format.value}"
         refuse(source, got, "rows that can be read without TensorFlow are expected", _how(builder.name))
     described = [Path(str(builder.data_dir)) / name for name in ("dataset_info.json", "features.json")]
