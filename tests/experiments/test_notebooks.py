@@ -120,11 +120,14 @@ def test_the_whole_way(installed, tmp_path):
 @pytest.mark.timeout(300)
 def test_the_first_cell_installs_what_it_is_told(wheel, tmp_path):
     """Into an empty directory, so that nothing else here changes; on a machine without a GPU, so that JAX stays."""
-    site = tmp_path / "site"
+    site, programs = tmp_path / "site", tmp_path / "programs"
     site.mkdir()
+    programs.mkdir()
+    # All that the search path holds: no `nvidia-smi`, but the shell through which a notebook starts programs.
+    (programs / "sh").symlink_to("/bin/sh")
     first = next(cell for cell in read(ROOT / "colab" / "align.ipynb").cells if cell.cell_type == "code")
     run(
-        [first], tmp_path, site, PREFJAX_SOURCE=f"{wheel}[experiments]", PATH=str(Path(sys.executable).parent),
+        [first], tmp_path, site, PREFJAX_SOURCE=f"{wheel}[experiments]", PATH=f"{Path(sys.executable).parent}:{programs}",
         PIP_TARGET=str(site), PIP_NO_DEPS="1", PIP_NO_INDEX="1",
     )  # fmt: skip
 
