@@ -2,12 +2,15 @@
 
 import sys
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 
 from experiments.problems import Shape, kinds_of
 from experiments.settings import Config
+from prefjax.align import PAIRED_LOSSES
 from prefjax.checks import require
 from prefjax.data import (
     LANGUAGE_MODELING,
@@ -38,6 +41,8 @@ class Rows(NamedTuple):
     weights: (
         tuple[float, ...] | None
     )  # the share of each source in what is drawn; None: every row once an epoch
+
+    numbers: Mapping[str, np.ndarray] = MappingProxyType({})  # of each row: columns that the loss reads
 
     def identity(self) -> dict:
         sources = [records.identity._asdict() for records in self.records]
@@ -109,7 +114,24 @@ def read_rows(config: Config, data: str, tokenizer: Any) -> Rows:
         "Take the tokeniser that belongs to the model.",
     )  # fmt: skip
     weights = tuple(float(source.weight or 0) for source in sources)
-    return Rows(records, rows, weights if sources[0].weight is not None else None)
+    found = Rows(records, rows, weights if sources[0].weight is not None else None)
+    asked = PAIRED_LOSSES[config.which_loss].columns if config.algorithm == "dpo" else ()
+    return found._replace(numbers={name: column_of(found, name) for name in sorted(asked)})
+
+
+def column_of(rows: Rows, name: str) -> np.ndarray:
+    """A column of numbers that a loss reads, for each token row."""
+    tokens = rows.tokens
+    values = np.zeros(len(tokens.lines), np.float32)
+    for i, row in enumerate(rows.originals(range(len(values)))):
+        value = row["extras"].get(name)
+        good = isinstance(value, int | float) and not isinstance(value, bool) and np.isfinite(value)
+        require(
+            good, tokens.where(i), f'"{name}" is {value!r}', "a number, which this loss reads",
+            "Add the column, or choose another loss.",
+        )  # fmt: skip
+        values[i] = value
+    return values
 
 
 def prepare_any(path: str, config: Config) -> Records:
@@ -151,4 +173,5 @@ def row_batches(config: Config, rows: Rows, *, shuffle: bool | None = None) -> B
             "Leave out one of the two.",
         )
         return pack(rows.tokens, width=-(-config.max_length // 8) * 8, **common)
-    return batches(rows.tokens, weights=rows.weights if shuffle is None else None, **common)
+    weights = rows.weights if shuffle is None else None
+    return batches(rows.tokens, weights=weights, numbers=rows.numbers, **common)

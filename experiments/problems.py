@@ -1,6 +1,7 @@
 """What distinguishes one algorithm from another: an objective, and what its batches need beside their rows."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -8,7 +9,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from experiments.loading import Model, load_reference, load_trained
-from experiments.settings import Config
+from experiments.settings import Config, settings_of
 from prefjax.align import (
     PAIRED_LOSSES,
     UNPAIRED_LOSSES,
@@ -17,6 +18,7 @@ from prefjax.align import (
     add_mismatched_kl,
     add_packed_mean_length,
     add_packed_reference,
+    add_pair_statistics,
     add_ranked_reference,
     add_reference,
     add_unpaired_reference,
@@ -43,12 +45,14 @@ from prefjax.data import (
     UNPAIRED,
     Kind,
 )
+from prefjax.losses import alpha_link, forward_kl_link, jensen_shannon_link
 from prefjax.types import Weighted
 
 KINDS: dict[str, tuple[Kind, ...]] = {
     "sft": (PROMPT_COMPLETION, LANGUAGE_MODELING), "dpo": (PREFERENCE,), "reward": (PREFERENCE,),
     "preference": (PREFERENCE,), "kto": (UNPAIRED,), "ranked": (RANKED,), "process": (STEPWISE,),
 }  # fmt: skip
+LINKS = {"reverse_kl": None, "forward_kl": forward_kl_link, "js": jensen_shannon_link}
 BILINEAR_SCORES = 8  # two for Bradley–Terry, the others for what is not transitive
 
 
@@ -120,32 +124,55 @@ def offline_problem(config: Config, mesh: Mesh, shape: Shape) -> Problem:
 def pairs_problem(config: Config, mesh: Mesh, shape: Shape) -> Problem:
     model = load_trained(config, mesh)
     paired = PAIRED_LOSSES[config.which_loss]
-    numbers = {"beta": config.price, "label_smoothing": config.label_smoothing}
+    settings = settings_of(config)
+    paired = paired._replace(likelihood=settings.pop("likelihood", paired.likelihood))
+    numbers: dict[str, Any] = {"beta": config.price, "label_smoothing": config.label_smoothing, **settings}
+    link = (
+        partial(alpha_link, alpha=config.f_alpha)
+        if config.f_divergence == "alpha"
+        else LINKS[config.f_divergence]
+    )
+
+    def add_statistics(params, batch):
+        return batch
+
     if config.packing:
         add = add_packed_reference(model.policy, max_targets=shape.targets)
-        objective = packed_paired_objective(model.policy, paired, max_targets=shape.targets, **numbers)
+        objective = packed_paired_objective(
+            model.policy, paired, max_targets=shape.targets, link=link, **numbers
+        )
     else:
-        add = add_reference(model.policy, max_completion=shape.longest)
+        whole: dict[str, Any] = {"max_completion": shape.longest, "ld_alpha": config.ld_alpha}
+        add = add_reference(model.policy, paired=paired, **whole)
+        add_statistics = add_pair_statistics(model.policy, paired, beta=config.price, **whole, **settings)
         rows, at_once = config.micro_batch_size or 1, None
         if mesh.size == 1:
             at_once = pairs_at_once(
                 rows, max_completion=shape.longest, vocab_size=model.policy.config.vocab_size
             )
         objective = paired_objective(
-            model.policy, paired, max_completion=shape.longest, at_once=at_once, **numbers
+            model.policy,
+            paired,
+            at_once=at_once,
+            link=link,
+            use_weighting=config.use_weighting,
+            **whole,
+            **numbers,
         )
 
     def extend(frozen, params, key, batch):
         if paired.likelihood:
             batch = (add_packed_mean_length if config.packing else add_mean_length)(batch)
-        return add(frozen["reference"], batch) if paired.reference else batch
+        if paired.reference:
+            batch = add(frozen["reference"], batch)
+        return add_statistics(params, batch)
 
     if not paired.reference:
         return Problem(model, objective, extend=extend)
     start = {}
     if config.reference == config.model:
         start = {"rewards/margins": 0.0}
-        if not paired.likelihood:
+        if paired.known_at_start and not config.use_weighting:
             start["loss"] = loss_at_start(paired, **numbers)
     frozen = {"reference": load_reference(config, mesh, model)}
     return Problem(model, objective, frozen, extend, at_start=start)

@@ -32,8 +32,9 @@ class Config:
     kto (single completions, any --loss), ranked (lists, Plackett–Luce), and with completions drawn on the way: nash_md,
     online_dpo, xpo, grpo, rloo, ppo, rejection (imitates the best of n); best_of_n only draws."""
     loss: str | None = None
-    """By TRL's name. dpo, online_dpo: sigmoid (unless given), ipo, hinge, robust, simpo, orpo, …; kto: kto (unless
-    given), bco, apo_zero_unpaired; grpo: dapo (unless given), grpo, bnpo, dr_grpo, cispo."""
+    """By TRL's name. dpo, online_dpo: sigmoid (unless given), or another of prefjax.align.PAIRED_LOSSES: ipo, hinge,
+    robust, simpo, orpo, aot, tdpo2, …; kto: kto (unless given), bco, apo_zero_unpaired; grpo: dapo (unless given), grpo,
+    bnpo, dr_grpo, cispo."""
     model: str = ""
     """Hugging Face directory to start from."""
     data: str = ""
@@ -75,7 +76,17 @@ class Config:
     beta: float | None = None
     """The price of KL: β of DPO and its relatives, τ of Nash-MD. Unless given, TRL's: 0.1; rloo, ppo 0.05; grpo 0."""
     label_smoothing: float = 0.0
-    """ε of sigmoid (then cDPO; TRL ignores it there) and robust."""
+    """ε of sigmoid (then cDPO; TRL ignores it there), robust, exo_pair, aot, cpo, simpo."""
+    loss_settings: str = ""
+    """dpo: other settings of the loss by their names in its docstring, as gamma=1.4 (simpo) or likelihood=0.5 (rpo)."""
+    f_divergence: Literal["reverse_kl", "forward_kl", "js", "alpha"] = "reverse_kl"
+    """dpo, for losses of ρ⁺ - ρ⁻ alone: what holds the policy to the reference; TRL's f_divergence_type."""
+    f_alpha: float = 0.5
+    """α of --f-divergence alpha: 0 is forward_kl, 1 reverse_kl; TRL's f_alpha_divergence_coef."""
+    use_weighting: bool = False
+    """dpo: pairs count as much as the policy would have written them (WPO)."""
+    ld_alpha: float | None = None
+    """dpo: what tokens beyond the length of the shorter completion count, 0 to 1 (LD-DPO); 1 unless given."""
     mixture_coef: float = 0.125
     """Nash-MD: the opponent's weight on the reference; 0 self-play, 1 best response to the reference."""
     preference_form: Literal["bilinear", "joint"] = "bilinear"
@@ -194,8 +205,11 @@ class Config:
 
 LOSSES: dict[str, tuple[str, ...]] = {
     "dpo": tuple(PAIRED_LOSSES),
+    # What needs no more of a pair than its two sums.
     "online_dpo": tuple(
-        name for name, paired in PAIRED_LOSSES.items() if paired.reference and not paired.likelihood
+        name
+        for name, paired in PAIRED_LOSSES.items()
+        if paired.known_at_start and not paired.of_tokens and paired.statistics is None
     ),
     "kto": tuple(UNPAIRED_LOSSES),
     "grpo": ("dapo", "grpo", "bnpo", "dr_grpo", "cispo"),
@@ -227,6 +241,7 @@ _READ_BY: dict[str, set[str]] = {
     "importance_sampling_level": {"grpo"},
     "mask_truncated_completions": {"grpo", "rloo"},
     "alpha": {"xpo"},
+    **{name: {"dpo"} for name in ("loss_settings", "f_divergence", "f_alpha", "use_weighting", "ld_alpha")},
     "packing": {"sft", "dpo"},
     "assistant_only": {"sft"},
     "preference_form": {"preference"},
@@ -346,8 +361,63 @@ def check_settings(config: Config) -> None:
         config.algorithm,
         "sft or dpo, whose rows can share one",
     )
+    _check_pairs(config)
     lora_of(config)
     _require(0 <= config.seed < 2**32, "seed", config.seed, "a whole number from 0 to 2³² - 1")
+
+
+def _check_pairs(config: Config) -> None:
+    """Flags of losses on pairs that do not go together."""
+    settings_of(config)
+    _require(
+        config.ld_alpha is None or 0 <= config.ld_alpha <= 1,
+        "ld_alpha",
+        config.ld_alpha,
+        "0 to 1, the weight of a token",
+    )
+    other = config.f_divergence != "reverse_kl"
+    _require(
+        config.f_alpha == 0.5 or config.f_divergence == "alpha",
+        "f_alpha",
+        config.f_alpha,
+        "--f-divergence alpha",
+    )
+    if config.algorithm != "dpo":
+        return
+    paired = PAIRED_LOSSES[config.which_loss]
+    differences = [name for name, one in PAIRED_LOSSES.items() if one.of_difference]
+    _require(
+        not other or paired.of_difference, "f_divergence", f"{config.f_divergence} with {config.which_loss}",
+        f"a loss of ρ⁺ - ρ⁻ alone: {', '.join(differences)}",
+    )  # fmt: skip
+    # A packed row knows the sums over its completions, and no more.
+    more = (
+        paired.of_tokens
+        or paired.columns
+        or paired.statistics
+        or config.use_weighting
+        or config.ld_alpha is not None
+    )
+    _require(
+        not (config.packing and more), "packing", f"with {config.which_loss} and its flags",
+        "a loss of the sums over completions alone",
+    )  # fmt: skip
+
+
+def settings_of(config: Config) -> dict[str, float]:
+    """--loss-settings as numbers by name."""
+    found: dict[str, float] = {}
+    for part in filter(None, config.loss_settings.replace(" ", "").split(",")):
+        name, equals, number = part.partition("=")
+        try:
+            found[name] = float(number)
+        except ValueError:
+            equals = ""
+        _require(
+            bool(name and equals) and math.isfinite(found.get(name, 0.0)), "loss_settings", config.loss_settings,
+            "names and finite numbers, as gamma=1.4,likelihood=0.5",
+        )  # fmt: skip
+    return found
 
 
 def lora_of(config: Config) -> LoraConfig | None:

@@ -12,7 +12,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int, Key, PyTree
 
-from prefjax.align.pairs import PairedLoss, terms_of_pairs
+from prefjax.align.paired_losses import PairedLoss
+from prefjax.align.pairs import terms_of_pairs
 from prefjax.align.rollout import grouped, rollout
 from prefjax.losses import xpo_term
 from prefjax.policy import Policy

@@ -10,7 +10,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from prefjax.align.pairs import PairedLoss, checked_terms
+from prefjax.align.paired_losses import PairedLoss, checked_terms
+from prefjax.checks import require
 from prefjax.losses import nll_loss
 from prefjax.policy import Places, Policy, Predictions, placed_hidden_states, predicted_logps
 from prefjax.types import Weighted
@@ -83,13 +84,21 @@ def packed_paired_objective(
     beta: float,
     label_smoothing: float = 0.0,
     max_targets: int,
+    link: Callable | None = None,
     **settings: float,
 ) -> Callable:
     """`paired_objective` on packed pairs: the same mean over pairs, U of them in a row.
 
-    A loss with a likelihood needs `add_packed_mean_length`.
+    A loss with a likelihood needs `add_packed_mean_length`. Sums are all that there is of a completion here.
+
+    Raises: InputError for a loss that asks for more than sums.
     """
-    terms_of = checked_terms(paired, beta=beta, label_smoothing=label_smoothing, **settings)
+    require(
+        not (paired.of_tokens or paired.columns or paired.statistics), "packed rows",
+        f"a loss that reads {', '.join(sorted(paired.of_tokens | paired.columns)) or 'statistics'}",
+        "one of sums over completions", "Leave out packing.",
+    )  # fmt: skip
+    terms_of = checked_terms(paired, beta=beta, label_smoothing=label_smoothing, link=link, **settings)
 
     def objective(params: PyTree, batch: dict, key) -> dict[str, Weighted]:
         del key
@@ -101,8 +110,11 @@ def packed_paired_objective(
                 policy, params, batch["packed"], max_targets=max_targets, sequences=2 * units
             )
         )
-        reference = batch["reference_logp"].reshape(b, units, 2) if paired.reference else None
-        terms = terms_of(logp, reference, length, weight, mean_length=batch.get("mean_length"))
+        sides = {"logp": logp, "length": length}
+        if paired.reference:
+            sides["reference_logp"] = batch["reference_logp"].reshape(b, units, 2)
+        words = {name: batch[name] for name in ("mean_length",) if name in batch}
+        terms = terms_of(sides, weight, words=words)
         return {name: Weighted.of(values, weight) for name, values in terms.items()}
 
     return objective

@@ -1,32 +1,15 @@
-"""Losses on preference pairs joined to a policy: DPO and its relatives, under the names that TRL gives them."""
+"""Losses on preference pairs joined to a policy: DPO and its relatives, by name from `prefjax.align.paired_losses`."""
 
-import inspect
 from collections.abc import Callable
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Float, PyTree, Shaped
 
-from prefjax.align.rows import completion_lengths, stacked, summed_logps
-from prefjax.checks import refuse, require
-from prefjax.losses import (
-    apo_down_loss,
-    apo_zero_loss,
-    bco_pair_loss,
-    cpo_loss,
-    discopop_loss,
-    dpo_loss,
-    exo_pair_loss,
-    hinge_loss,
-    ipo_loss,
-    nca_pair_loss,
-    odds_ratio_loss,
-    robust_dpo_loss,
-    simpo_loss,
-    sppo_hard_loss,
-)
+from prefjax.align.paired_losses import SIDES, PairedLoss, call_by_name, checked_terms
+from prefjax.align.rows import completion_lengths, stacked
+from prefjax.losses import ld_dpo_logp, wpo_weights
 from prefjax.policy import (
     Policy,
     Predictions,
@@ -37,80 +20,61 @@ from prefjax.policy import (
     predictions,
     sum_at_once,
 )
-from prefjax.types import Scalar, Weighted
+from prefjax.types import Weighted
 
 LOGITS = 2**26  # of one pair, 256 MiB: more are not held at a time
 FEW = 2**24  # small pairs go together up to this many
+SHARP = 0.5  # the temperature at which `log Σᵥ p²` is found, see `about_policy`
+ROWS = ("tokens", "prompt_lengths", "lengths")
 
 
-class PairedLoss(NamedTuple):
-    """A loss on pairs, and what it asks for beside the arguments that it names.
+class Tokens(NamedTuple):
+    """What a policy says of the completions of pairs, token by token.
 
     Attributes:
-      loss: takes any of `chosen_logratio`, `chosen_logp`, `chosen_average_logp`, the same of `rejected`, `beta`,
-        `label_smoothing`, and settings of its own, by name.
-      per_token: log-ratios are divided by their completion's length first.
-      likelihood: this times -log π of the chosen completion, the mean over all chosen tokens of the step, is added:
-        0 for none. It needs `add_mean_length`.
-      reference: whether log-ratios are to a reference; without one the batch needs none, and they are
-        log-probabilities.
+      logps, mask: of every token, 0 where there is none.
+      sharp: log-probabilities at temperature 1/2, for WPO.
+      logits: for a loss that asks for `kl`.
     """
 
-    loss: Callable[..., Float[Array, "*batch"]]
-    per_token: bool = False
-    likelihood: float = 0.0
-    reference: bool = True
+    logps: Float[Array, "B 2 C"]
+    mask: Float[Array, "B 2 C"]
+    sharp: Float[Array, "B 2 C"] | None = None
+    logits: Float[Array, "B 2 C V"] | None = None
 
 
-def orpo_pair_loss(
-    chosen_average_logp: Float[Array, "*batch"],
-    rejected_average_logp: Float[Array, "*batch"],
-    *,
-    beta: Scalar,
-) -> Float[Array, "*batch"]:
-    """β times `odds_ratio_loss`: what ORPO adds to the likelihood of the chosen completion."""
-    return beta * odds_ratio_loss(chosen_average_logp, rejected_average_logp)
-
-
-PAIRED_LOSSES: dict[str, PairedLoss] = {
-    "sigmoid": PairedLoss(dpo_loss),
-    "sigmoid_norm": PairedLoss(dpo_loss, per_token=True),
-    "ipo": PairedLoss(ipo_loss, per_token=True),
-    "hinge": PairedLoss(hinge_loss),
-    "robust": PairedLoss(robust_dpo_loss),
-    "exo_pair": PairedLoss(exo_pair_loss),
-    "nca_pair": PairedLoss(nca_pair_loss),
-    "bco_pair": PairedLoss(bco_pair_loss),
-    "apo_zero": PairedLoss(apo_zero_loss),
-    "apo_down": PairedLoss(apo_down_loss),
-    "sppo_hard": PairedLoss(sppo_hard_loss),
-    "discopop": PairedLoss(discopop_loss),
-    # TRL's rpo is ["sigmoid", "sft"] with weights 1 and α.
-    "rpo": PairedLoss(dpo_loss, likelihood=1.0),
-    "cpo": PairedLoss(cpo_loss, likelihood=1.0, reference=False),
-    "simpo": PairedLoss(partial(simpo_loss, gamma=0.5), reference=False),
-    "orpo": PairedLoss(orpo_pair_loss, likelihood=1.0, reference=False),
-}
-
-
-def add_reference(policy: Policy, *, max_completion: int) -> Callable:
+def add_reference(
+    policy: Policy, *, max_completion: int, paired: PairedLoss | None = None, ld_alpha: float | None = None
+) -> Callable:
     """`reference_params, batch -> batch` with log π₀ of both completions, as `reference_logp`.
 
     The reference is an input, not a part of the step: it is never differentiated, and what made it is known.
     Leaves are [M, B, ...], one microbatch after another.
+
+    Args:
+      paired: adds what this loss asks for beside it: `reference_logps` of the tokens, or, for a `kl`, all of the
+        reference's next-token distributions as `reference_distributions`, V float32 numbers for each token.
+      ld_alpha: as of `paired_objective`.
     """
+    words = paired.words if paired is not None else frozenset()
 
     def add(reference_params: PyTree, batch: dict) -> dict:
         def one(microbatch):
-            both = summed_logps(policy, reference_params, stacked(*microbatch), max_completion=max_completion)
-            return both.reshape(-1, 2)
+            at = pair_predictions(policy, reference_params, microbatch, max_completion=max_completion)
+            logps, mask = in_pairs(predicted_logps(policy, reference_params, at)), in_pairs(at.mask)
+            added = {"reference_logp": sequence_logp(logps, mask, ld_alpha)}
+            if "reference_logps" in words:
+                added["reference_logps"] = logps
+            if "kl" in words:
+                z = in_pairs(_logits(policy, at.hidden, output_weights(policy, reference_params)))
+                added["reference_distributions"] = jax.nn.log_softmax(z)
+            return added
 
-        logp = jax.lax.map(one, (batch["chosen"], batch["rejected"]))
-        return {
-            **batch,
-            "chosen": {**batch["chosen"], "reference_logp": logp[..., 0]},
-            "rejected": {**batch["rejected"], "reference_logp": logp[..., 1]},
+        added = jax.lax.map(one, {side: batch[side] for side in SIDES})
+        of_side = {
+            side: {name: both[:, :, i] for name, both in added.items()} for i, side in enumerate(SIDES)
         }
+        return {**batch, **{side: {**batch[side], **of_side[side]} for side in SIDES}}
 
     return add
 
@@ -126,6 +90,44 @@ def add_mean_length(batch: dict) -> dict:
     return {**batch, "chosen": {**chosen, "mean_length": mean_length}}
 
 
+def add_pair_statistics(
+    policy: Policy,
+    paired: PairedLoss,
+    *,
+    beta: float,
+    max_completion: int,
+    ld_alpha: float | None = None,
+    **settings: float,
+) -> Callable:
+    """`params, batch -> batch` with `statistics`, what `paired.statistics` makes of all pairs of the step.
+
+    They are those of the policy before the step, from a forward pass of their own, so that neither microbatches nor
+    devices show in them. The batch has its reference already. Leaves are [M, B, ...].
+    """
+    statistics = paired.statistics
+    if statistics is None:
+        return lambda params, batch: batch
+
+    def add(params: PyTree, batch: dict) -> dict:
+        def one(microbatch):
+            at = pair_predictions(policy, params, microbatch, max_completion=max_completion)
+            return sequence_logp(in_pairs(predicted_logps(policy, params, at)), in_pairs(at.mask), ld_alpha)
+
+        weight = batch["weight"]
+        logratio = jax.lax.map(one, {side: batch[side] for side in SIDES})
+        if paired.reference:
+            logratio -= jnp.stack([batch[side]["reference_logp"] for side in SIDES], axis=-1)
+        present = (weight > 0).reshape(-1)
+        flat = jnp.where(present[:, None], logratio.reshape(-1, 2), 0.0)
+        found = call_by_name(
+            statistics, chosen_logratio=flat[:, 0], rejected_logratio=flat[:, 1],
+            mask=present.astype(jnp.float32), beta=beta, **settings,
+        )  # fmt: skip
+        return {**batch, "statistics": {name: jnp.full(weight.shape, value) for name, value in found.items()}}
+
+    return add
+
+
 def paired_objective(
     policy: Policy,
     paired: PairedLoss,
@@ -134,28 +136,33 @@ def paired_objective(
     label_smoothing: float = 0.0,
     max_completion: int,
     at_once: int | None = None,
+    link: Callable | None = None,
+    use_weighting: bool = False,
+    ld_alpha: float | None = None,
     **settings: float,
 ) -> Callable:
     """`params, batch, key -> dict of Weighted` for a batch with reference log-probabilities, if the loss has any.
 
     Both completions go through the policy in one forward pass. Logged rewards are β·ρ of the sums, whatever
-    the loss does with them, and have the names they have in TRL. `settings` are arguments of the loss by its own
-    names, as SimPO's `gamma` or DiscoPOP's `temperature`; `likelihood` there replaces the entry's.
+    the loss does with them, and have the names they have in TRL.
 
-    `at_once` pairs at a time go through the output head together with their loss and its gradient, see `sum_at_once`:
-    a matrix product less, for a batch that is not split over devices. None takes the vocabulary in pieces.
+    Args:
+      at_once: so many pairs at a time go through the output head together with their loss and its gradient, see
+        `sum_at_once`: a matrix product less, for a batch that is not split over devices. None takes the vocabulary in
+        pieces, and so does a loss that mixes pairs.
+      link: of an f-divergence, as `forward_kl_link` (f-DPO), in the place of log-ratios.
+      use_weighting: the loss of a pair counts as much as the policy would have written it (WPO).
+      ld_alpha: what the tokens of a completion count that are beyond the length of the other one of its pair
+        (LD-DPO); the same number belongs to `add_reference`. None: 1.
+      settings: arguments of the loss by its own names, as SimPO's `gamma` or DiscoPOP's `temperature`; `likelihood`
+        there replaces the entry's.
 
     Raises: InputError for a setting that the loss does not have, and for `exo_pair` without label smoothing.
     """
-    if at_once is None:
-        terms_of = terms_of_pairs(
-            policy,
-            paired,
-            beta=beta,
-            label_smoothing=label_smoothing,
-            max_completion=max_completion,
-            **settings,
-        )
+    numbers: dict[str, Any] = {"beta": beta, "label_smoothing": label_smoothing, "link": link, **settings}
+    asked: dict[str, Any] = {"ld_alpha": ld_alpha, "use_weighting": use_weighting}
+    if at_once is None or paired.coupled:
+        terms_of = terms_of_pairs(policy, paired, max_completion=max_completion, **asked, **numbers)
 
         def objective(params: PyTree, batch: dict, key) -> dict[str, Weighted]:
             del key
@@ -164,28 +171,25 @@ def paired_objective(
 
         return objective
 
-    terms = checked_terms(paired, beta=beta, label_smoothing=label_smoothing, **settings)
+    terms = checked_terms(paired, **numbers)
 
     def of_some(hidden, weights, some):
         at, about = some
-        head = weights.astype(hidden.dtype)
-        z = jnp.einsum("bnd,vd->bnv", hidden, head, preferred_element_type=jnp.float32)
-        cap = policy.config.logit_softcap
-        z = z if cap is None else cap * jnp.tanh(z / cap)
-        logps = jnp.where(at["mask"] > 0, logps_from_logits(z, at["targets"]), 0.0)
-        seen = terms(jnp.sum(logps.reshape(logps.shape[0], 2, -1), axis=-1), **about)
+        z = _logits(policy, hidden, weights)
+        logps, sharp = (
+            jnp.where(at["mask"] > 0, logps_from_logits(z / temperature, at["targets"]), 0.0)
+            for temperature in (1.0, SHARP)
+        )
+        seen = terms(**about_policy(about, Tokens(logps, at["mask"], sharp, z), **asked))
         return Weighted.of(seen["loss"], about["weight"]).total, seen
 
     def objective_at_once(params: PyTree, batch: dict, key) -> dict[str, Weighted]:
         del key
         weight = batch["weight"]
-        at, b = (
-            pair_predictions(policy, params, batch, max_completion=max_completion),
-            batch["weight"].shape[0],
-        )
-        rest = {"mask": at.mask.reshape(b, -1), "targets": at.targets.reshape(b, -1)}, about_pairs(batch)
-        hidden = at.hidden.reshape(b, -1, at.hidden.shape[-1])
-        total, seen = sum_at_once(of_some, at_once, hidden, output_weights(policy, params), rest)
+        at = pair_predictions(policy, params, batch, max_completion=max_completion)
+        rest = {"targets": in_pairs(at.targets), "mask": in_pairs(at.mask)}, about_pairs(batch)
+        head = output_weights(policy, params)
+        total, seen = sum_at_once(of_some, at_once, in_pairs(at.hidden), head, rest)
         measured = {name: Weighted.of(values, weight) for name, values in seen.items()}
         return {**measured, "loss": Weighted(total, jnp.sum(weight))}
 
@@ -193,16 +197,30 @@ def paired_objective(
 
 
 def terms_of_pairs(
-    policy: Policy, paired: PairedLoss, *, beta: float, label_smoothing: float = 0.0, max_completion: int,
+    policy: Policy,
+    paired: PairedLoss,
+    *,
+    beta: float,
+    label_smoothing: float = 0.0,
+    max_completion: int,
+    link: Callable | None = None,
+    use_weighting: bool = False,
+    ld_alpha: float | None = None,
     **settings: float,
-) -> Callable:  # fmt: skip
-    """`params, batch -> {name: [B]}`: `paired_terms` of a batch under a policy."""
-    terms = checked_terms(paired, beta=beta, label_smoothing=label_smoothing, **settings)
+) -> Callable:
+    """`params, batch -> {name: [B]}`: `paired_terms` of a batch under a policy; arguments as of `paired_objective`."""
+    terms = checked_terms(paired, beta=beta, label_smoothing=label_smoothing, link=link, **settings)
 
     def of(params: PyTree, batch: dict) -> dict[str, Float[Array, " B"]]:
         at = pair_predictions(policy, params, batch, max_completion=max_completion)
-        logp = jnp.sum(predicted_logps(policy, params, at), axis=-1).reshape(-1, 2)
-        return terms(logp, **about_pairs(batch))
+        sharp = logits = None
+        if use_weighting:
+            sharp = in_pairs(predicted_logps(policy, params, at, temperature=SHARP))
+        if "kl" in paired.words:
+            logits = in_pairs(_logits(policy, at.hidden, output_weights(policy, params)))
+        tokens = Tokens(in_pairs(predicted_logps(policy, params, at)), in_pairs(at.mask), sharp, logits)
+        about = about_pairs(batch)
+        return terms(**about_policy(about, tokens, ld_alpha=ld_alpha, use_weighting=use_weighting))
 
     return of
 
@@ -216,95 +234,52 @@ def pair_predictions(policy: Policy, params: PyTree, batch: dict, *, max_complet
     )
 
 
+def in_pairs(leaf: Shaped[Array, "rows ..."]) -> Shaped[Array, "pairs 2 ..."]:
+    """What `pair_predictions` has in turn, side by side."""
+    return leaf.reshape(-1, 2, *leaf.shape[1:])
+
+
 def about_pairs(batch: dict) -> dict:
-    """What `paired_terms` asks for beside log π, of (chosen, rejected); None where a batch has none."""
-    chosen, rejected = batch["chosen"], batch["rejected"]
-    reference = None
-    if "reference_logp" in chosen:
-        reference = jnp.stack([chosen["reference_logp"], rejected["reference_logp"]], axis=-1)
-    length = jnp.stack([completion_lengths(chosen), completion_lengths(rejected)], axis=-1)
-    return {
-        "reference": reference, "length": length, "weight": batch["weight"], "mean_length": chosen.get("mean_length"),
-    }  # fmt: skip
-
-
-def checked_terms(
-    paired: PairedLoss, *, beta: float, label_smoothing: float = 0.0, **settings: float
-) -> Callable:
-    """`paired_terms` with these numbers, once they are known to be arguments of the loss."""
-    require(
-        paired.loss is not exo_pair_loss or label_smoothing > 0, "exo_pair", f"label_smoothing is {label_smoothing}",
-        "more than 0, where the loss is infinite", "Take 1e-3.",
-    )  # fmt: skip
-    likelihood = settings.pop("likelihood", paired.likelihood)
-    taken = inspect.signature(paired.loss).parameters
-    for name in settings:
-        require(
-            name in taken, "paired_objective", f"a setting {name!r}",
-            f"this loss has {', '.join(taken)}", "Leave it out, or choose another loss.",
-        )  # fmt: skip
-    numbers: dict[str, Any] = {
-        "beta": beta,
-        "label_smoothing": label_smoothing,
-        "likelihood": likelihood,
-        **settings,
+    """What a batch holds beside tokens, as `paired_terms` takes it: every number of both completions, [B, 2, …],
+    every number of the pair, [B], and what `add_pair_statistics` has left."""
+    chosen, rejected, weight = batch["chosen"], batch["rejected"], batch["weight"]
+    sides = {
+        name: jnp.stack([chosen[name], rejected[name]], axis=1)
+        for name in chosen
+        if name not in ROWS and name in rejected
     }
-    return partial(paired_terms, paired, **numbers)
+    sides["length"] = jnp.stack([completion_lengths(chosen), completion_lengths(rejected)], axis=1)
+    words = {name: leaf for name, leaf in batch.items() if getattr(leaf, "shape", None) == weight.shape}
+    words |= {"mean_length": chosen["mean_length"]} if "mean_length" in chosen else {}
+    return {"sides": sides, "weight": weight, "words": words, "statistics": batch.get("statistics", {})}
 
 
-def paired_terms(
-    paired: PairedLoss,
-    logp: Float[Array, "*pairs 2"],
-    reference: Float[Array, "*pairs 2"] | None,
-    length: Float[Array, "*pairs 2"],
-    weight: Float[Array, "*pairs"],
-    *,
-    beta: float,
-    label_smoothing: float = 0.0,
-    mean_length: Float[Array, "*pairs"] | None = None,
-    likelihood: float = 0.0,
-    **settings: Any,
-) -> dict[str, Float[Array, "*pairs"]]:
-    """The loss of every pair and what is logged beside it, from log π and log π₀ of (chosen, rejected)."""
-    # Here and not after the loss alone: 0 times the slope of a loss at nan is nan.
-    present = (weight > 0)[..., None]
-    logp = jnp.where(present, logp, 0.0)
-    logratio = logp
-    if paired.reference:
-        logratio = jnp.where(present, logp - _given(reference, "reference_logp", "add_reference"), 0.0)
-    length = jnp.maximum(length, 1.0)  # a completion without tokens is divided by 1, not by 0
-    scaled = logratio / length if paired.per_token else logratio
-    arguments = {"logratio": scaled, "logp": logp, "average_logp": logp / length}
-    loss = call_by_name(
-        paired.loss,
-        **{f"chosen_{name}": both[..., 0] for name, both in arguments.items()},
-        **{f"rejected_{name}": both[..., 1] for name, both in arguments.items()},
-        beta=beta,
-        label_smoothing=label_smoothing,
-        **settings,
-    )
-    terms = {}
-    if likelihood:
-        terms = {"nll_loss": -logp[..., 0] / _given(mean_length, "mean_length", "add_mean_length")}
-        loss = loss + likelihood * terms["nll_loss"]
-    margin = beta * (logratio[..., 0] - logratio[..., 1])
-    return {
-        "logps/chosen": logp[..., 0],
-        "logps/rejected": logp[..., 1],
-        "rewards/chosen": beta * logratio[..., 0],
-        "rewards/rejected": beta * logratio[..., 1],
-        "rewards/margins": margin,
-        "rewards/accuracies": (margin > 0).astype(jnp.float32),
-        **terms,
-        "loss": loss,
-    }
+def about_policy(about: dict, tokens: Tokens, *, ld_alpha: float | None, use_weighting: bool) -> dict:
+    """`about_pairs` and what a policy says: all that `paired_terms` asks for, by name."""
+    sides = {**about["sides"], "logps": tokens.logps, "mask": tokens.mask}
+    sides["logp"] = sequence_logp(tokens.logps, tokens.mask, ld_alpha)
+    distributions = sides.pop("reference_distributions", None)
+    if distributions is not None and tokens.logits is not None:
+        gap = distributions - jax.nn.log_softmax(tokens.logits)
+        sides["kl"] = jnp.sum(jnp.sum(jnp.exp(distributions) * gap, axis=-1) * tokens.mask, axis=-1)
+    made = {**about, "sides": sides}
+    # A number for all, repeated so that a batch may be cut anywhere.
+    made["words"] = {**about["words"], **{name: word[0] for name, word in made.pop("statistics").items()}}
+    if use_weighting and tokens.sharp is not None:
+        # At temperature 1/2 log p is 2z - log Σ exp 2z, so that this is log Σᵥ p².
+        each = wpo_weights(tokens.logps, 2 * tokens.logps - tokens.sharp, tokens.mask)
+        made["pair_weight"] = jnp.prod(each, axis=-1)
+    return made
 
 
-def _given(values: Float[Array, "..."] | None, name: str, step: str) -> Float[Array, "..."]:
-    # Left out in silence this would be another loss.
-    if values is None:
-        refuse("paired_objective", f"a batch without {name}", "this loss reads it", f"Call {step} before.")
-    return values
+def sequence_logp(
+    logps: Float[Array, "*pairs 2 C"], mask: Float[Array, "*pairs 2 C"], ld_alpha: float | None
+) -> Float[Array, "*pairs 2"]:
+    """log π(y|x) of both completions; with `ld_alpha` as LD-DPO has it."""
+    if ld_alpha is None:
+        return jnp.sum(logps, axis=-1)
+    lengths = jnp.sum(mask, axis=-1)
+    return ld_dpo_logp(logps, mask, lengths[..., ::-1], alpha=ld_alpha)
 
 
 def pairs_at_once(pairs: int, *, max_completion: int, vocab_size: int) -> int | None:
@@ -316,28 +291,9 @@ def pairs_at_once(pairs: int, *, max_completion: int, vocab_size: int) -> int | 
     return next(n for n in range(max(min(pairs, FEW // each), 1), 0, -1) if pairs % n == 0)
 
 
-def call_by_name(loss: Callable, **vocabulary) -> Float[Array, "*batch"]:
-    """Calls a loss with those words of the vocabulary that its equation uses."""
-    wanted = inspect.signature(loss).parameters
-    return loss(**{name: value for name, value in vocabulary.items() if name in wanted})
-
-
-def loss_at_start(paired: PairedLoss, *, beta: float, label_smoothing: float = 0.0) -> float:
-    """The loss where policy = reference, so that every log-ratio is 0: what the first step must show.
-
-    Raises: InputError for a loss without a reference, or with a likelihood, whose start depends on the data.
-    """
-    require(
-        paired.reference and not paired.likelihood, "loss_at_start", "a loss that depends on log π itself",
-        "one of log-ratios alone", "Ask where paired.reference and not paired.likelihood.",
-    )  # fmt: skip
-    zero = jnp.zeros(())
-    return float(
-        call_by_name(
-            paired.loss,
-            chosen_logratio=zero,
-            rejected_logratio=zero,
-            beta=beta,
-            label_smoothing=label_smoothing,
-        )
-    )
+def _logits(
+    policy: Policy, hidden: Float[Array, "*batch D"], weights: Float[Array, "V D"]
+) -> Float[Array, "*batch V"]:
+    z = jnp.einsum("...d,vd->...v", hidden, weights.astype(hidden.dtype), preferred_element_type=jnp.float32)
+    cap = policy.config.logit_softcap
+    return z if cap is None else cap * jnp.tanh(z / cap)

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PyTree
 
-from prefjax.align.pairs import call_by_name
+from prefjax.align.paired_losses import call_by_name
 from prefjax.align.rows import joined, only_rows, summed_logps
 from prefjax.losses import bco_loss, kto_loss
 from prefjax.policy import Policy

@@ -75,6 +75,7 @@ def batches(
     process_count: int = 1,
     width: int | None = None,
     prefetch: int = 2,
+    numbers: Mapping[str, np.ndarray] | None = None,
 ) -> Batches:
     """Iterates over rows, epoch after epoch, without end.
 
@@ -90,6 +91,7 @@ def batches(
       width: T, the tokens a row is padded to; unless given, the longest row of the set, rounded up to a
         multiple of 8, so that every batch has one shape and a step compiles once.
       prefetch: how many batches are prepared ahead, by a thread; 0 for none.
+      numbers: more of each row by name, [rows] float32, as a win rate that some loss reads.
 
     Returns: dicts of NumPy arrays, b = B / process_count, by kind of row, each with "index" [b] and
       "weight" [b] in front:
@@ -116,7 +118,8 @@ def batches(
         real = np.arange(batch_size) < len(indices)
         filled, real = filled[mine], real[mine]
         index = np.where(real, filled, -1).astype(np.int32)
-        return {"index": index, "weight": real.astype(np.float32), **_arrays(rows, filled, width)}
+        more = {name: column[filled] for name, column in (numbers or {}).items()}
+        return {"index": index, "weight": real.astype(np.float32), **more, **_arrays(rows, filled, width)}
 
     drawn: dict[str, Any] = {
         "rows": total,

@@ -33,8 +33,13 @@ def kl_k1(logps: Float[Array, "*batch"], reference_logps: Float[Array, "*batch"]
       logps: log π of each token [..., T], in nats.
       reference_logps: log π₀ of the same tokens.
 
-    Returns: nats for each token. Its gradient has mean 0, whatever π₀ is: charge it to the reward instead.
+    Returns: nats for each token.
     Raises: InputError where the shapes differ.
+    Range: linear, with slope 1.
+    Optimum: none: its gradient has mean 0, whatever π₀ is. Charge it to the reward instead
+      (`rewards.kl_shaped_rewards`), where it is exact for whole sequences.
+    Relatives: its mean over samples is `kl_exact`; so is that of `kl_k3`, with less variance near π₀.
+    Elsewhere: Tunix adds it to the loss of GRPO by default, with β = 0.04: that is no penalty at all.
     Source: Schulman, "Approximating KL Divergence", 2020; the gradient is derived.
     """
     logps, reference_logps = aligned("kl_k1", logps=logps, reference_logps=reference_logps)
@@ -50,8 +55,12 @@ def kl_k2(logps: Float[Array, "*batch"], reference_logps: Float[Array, "*batch"]
       logps: log π of each token [..., T], in nats.
       reference_logps: log π₀ of the same tokens.
 
-    Returns: nats² for each token, never negative. Its gradient's mean is ∇KL(π‖π₀).
+    Returns: nats² for each token, never negative.
     Raises: InputError where the shapes differ.
+    Range: a square: the slope |k| grows with the log-ratio.
+    Optimum: on-policy π₀: its gradient's mean is ∇KL(π‖π₀).
+    Relatives: the mean gradient of `kl_penalty` and of `kl_exact`; the value agrees with `kl_k3` to third order in k.
+    Elsewhere: verl's "k3+" has the value of `kl_k3` with this gradient.
     Source: Schulman, "Approximating KL Divergence", 2020; the gradient is derived.
     """
     logps, reference_logps = aligned("kl_k2", logps=logps, reference_logps=reference_logps)
@@ -67,9 +76,13 @@ def kl_k3(logps: Float[Array, "*batch"], reference_logps: Float[Array, "*batch"]
       logps: log π of each token [..., T], in nats.
       reference_logps: log π₀ of the same tokens.
 
-    Returns: nats for each token. Its gradient's mean is ∇KL(π₀‖π), not ∇KL(π‖π₀): that is what GRPO's paper and
-      TRL's default add to the loss. With the right one: `kl_penalty`. For k < -20 the value is cut off.
+    Returns: nats for each token.
     Raises: InputError where the shapes differ.
+    Range: exponential where k < 0; for k < -20 it counts as k = -20, without gradient.
+    Optimum: π₀, but by another way: its gradient's mean is ∇KL(π₀‖π), not ∇KL(π‖π₀), so beside a reward it finds
+      another policy than π₀ exp(r/β).
+    Relatives: its mean is `kl_exact`, as of `kl_k1`. With the right gradient: `kl_penalty`.
+    Elsewhere: what GRPO's paper adds to the loss, and TRL before 1.16. verl cuts k off at ±20 and the value at ±10.
     Source: Schulman, "Approximating KL Divergence", 2020; Shao et al., "DeepSeekMath", 2024, eq. 4
       (arXiv:2402.03300); the gradient is derived.
     """
@@ -95,9 +108,12 @@ def kl_penalty(
       behaviour_logps: log π_b of the same tokens under the policy that sampled them; no gradient flows through.
       reference_logps: log π₀ of the same tokens.
 
-    Returns: nats for each token, never negative. TRL: GRPO with `use_bias_correction_kl`. For k < -20 and for
-      log-ratios log ρ beyond ±20 the value is cut off.
+    Returns: nats for each token, never negative.
     Raises: InputError where the shapes differ.
+    Range: exponential where k < 0; k < -20 and log ρ beyond ±20 count as those, without gradient.
+    Optimum: π₀; beside a reward of one token, π₀ exp(r/β).
+    Relatives: on-policy the value is `kl_k3`, the mean gradient that of `kl_k2`; both means are those of `kl_exact`.
+    Elsewhere: TRL's GRPO with `use_bias_correction_kl`, True by default since 1.16.
     Source: derived; DeepSeek-AI, "DeepSeek-V3.2", 2025, has it too (arXiv:2512.02556).
     """
     logps, behaviour_logps, reference_logps = aligned(
@@ -121,6 +137,9 @@ def kl_exact(
 
     Returns: nats for each prefix, never negative, with its true gradient.
     Raises: InputError where the shapes differ.
+    Range: finite for any finite logits; the slope is at most π(y)|k - KL|.
+    Optimum: π₀; beside a reward of one token, π₀ exp(r/β).
+    Relatives: the mean of `kl_k1`, `kl_k3` and `kl_penalty` over samples. With uniform π₀ it is log V less `entropy`.
     Source: Kullback and Leibler, "On Information and Sufficiency", 1951.
     """
     logits, reference_logits = aligned("kl_exact", logits=logits, reference_logits=reference_logits)
@@ -138,9 +157,11 @@ def entropy(logits: Float[Array, "*batch V"]) -> Float[Array, "*batch"]:
     Args:
       logits: of π at the sampling temperature; -inf excludes a token.
 
-    Returns: nats for each prefix: 0 where one token is certain, log V where all are as likely. An entropy bonus
-      subtracts a multiple of its mean over tokens from a loss.
+    Returns: nats for each prefix: 0 where one token is certain, log V where all are as likely.
     Raises: nothing.
+    Range: from 0 to log V; finite for any finite logits.
+    Optimum: no loss; `entropy_bonus` makes it one.
+    Relatives: log V less `kl_exact` to the uniform distribution.
     Source: Shannon, "A Mathematical Theory of Communication", 1948.
     """
     (logits,) = aligned("entropy", logits=logits)

@@ -12,15 +12,18 @@ def xpo_term(sample_logp: Float[Array, "*batch"], *, alpha: Scalar) -> Float[Arr
 
         α log π(ỹ|x),   ỹ ~ π₀(·|x)
 
-    A sum over tokens, so about 1e-4 a token is much; unbounded below, so it needs few steps or a small α.
+    A sum over tokens, so about 1e-4 a token is much.
 
     Args:
       sample_logp: log π(ỹ|x) under the policy of a completion that the *reference* sampled, summed over its
         tokens, in nats.
-      alpha: α >= 0; not multiplied by β. TRL has 1e-5. (α here is αβ in `vpo_term`.)
+      alpha: α >= 0; not multiplied by β. TRL has 1e-5.
 
     Returns: a term for each sample, added to a loss on pairs.
     Raises: nothing.
+    Range: everywhere; slope α. Unbounded below.
+    Optimum: none: it drifts, so it needs few steps or a small α.
+    Relatives: `vpo_term` with α there times its β equal to α here, up to a constant.
     Source: Xie et al., "Exploratory Preference Optimization", 2024, algorithm 1 (arXiv:2405.21046).
     """
     (sample_logp,) = aligned("xpo_term", sample_logp=sample_logp)
@@ -51,6 +54,10 @@ def xpo_loss(
 
     Returns: a loss in nats for each pair; log 2 + α log π₀(ỹ|x) where π = π₀.
     Raises: InputError where the shapes differ.
+    Range: everywhere; slope at most β in the log-ratios, α in log π(ỹ|x).
+    Optimum: none on a fixed set of pairs, where the term is unbounded below; online, with α falling, that of DPO.
+    Relatives: with α = 0 `dpo_loss`; otherwise that plus `xpo_term`.
+    Elsewhere: TRL's XPO; its α may be a list, one an epoch.
     Source: Xie et al., "Exploratory Preference Optimization", 2024, algorithm 1 (arXiv:2405.21046).
     """
     chosen_logratio, rejected_logratio, sample_logp = aligned(
@@ -70,8 +77,8 @@ def vpo_term(
         αβ (log π(ỹ|x) - log π₀(ỹ|x)),   ỹ ~ π_cal(·|x)
 
     For the policy that is best under a reward of mean zero over π_cal, the mean of this term is -α times the
-    best value. Online (α > 0) what π_cal writes becomes less likely and the term is unbounded below; offline
-    (α < 0) more likely, which anchors the policy to the data.
+    best value. Online (α > 0) what π_cal writes becomes less likely; offline (α < 0) more likely, which anchors the
+    policy to the data.
 
     Args:
       sample_logratio: log π(ỹ|x) - log π₀(ỹ|x) of a sample of the calibration policy, summed over its tokens, in
@@ -82,6 +89,10 @@ def vpo_term(
     Returns: a term for each sample. Its mean is added to that of a loss on pairs, of which there may be another
       number.
     Raises: nothing.
+    Range: everywhere; slope |α|β. For α > 0 unbounded below.
+    Optimum: with `dpo_loss`, for α < 0 a finite one even where labels never disagree; for α > 0 none, it drifts.
+    Relatives: `xpo_term` for α > 0 and samples of π₀, up to a constant. For α < 0 and chosen completions it is the
+      likelihood term of `iterated_dpo_loss`, of sums, up to a constant.
     Source: Cen et al., "Value-Incentivized Preference Optimization", 2024 (arXiv:2405.19320); the closed form
       of the value is derived.
     """

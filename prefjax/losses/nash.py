@@ -27,9 +27,7 @@ def nash_md_loss(
     Differentiating that KL estimate itself would be wrong: ∇log π has mean zero, so the reference would drop
     out. Here the estimate stands inside sg and multiplies log π, which gives the true gradient of the KL.
 
-    The KL term is the log-ratio of the whole sequence times the log-probability of the whole sequence. TRL's
-    and EasyDeL's Nash-MD multiply the two token by token before summing; then a token is not charged for the
-    divergence that it leads to later, and the expected gradient is not that of the sequence's KL.
+    The KL term is the log-ratio of the whole sequence times the log-probability of the whole sequence.
 
     Args:
       logp: log π(y|x) of the policy's own sample, summed over its tokens (its stop token too), in nats.
@@ -40,6 +38,13 @@ def nash_md_loss(
 
     Returns: a surrogate for each sample.
     Raises: InputError where the shapes differ.
+    Range: everywhere; the slope is |P - 1/2 - β log(π/μ)|, which grows with the log-ratio.
+    Optimum: descended in expectation, the Nash policy of the game with P - β KL(·‖μ), `regularized_nash` of
+      `prefjax.games`.
+    Relatives: with β = 0 it is `reinforce_loss` with advantage P - 1/2.
+    Elsewhere: TRL's and EasyDeL's Nash-MD multiply log-ratio and log-probability token by token before summing; then a
+      token is not charged for the divergence that it leads to later, and the expected gradient is not that of the
+      sequence's KL. EasyDeL also differentiates the log-ratio.
     Source: Munos et al., "Nash Learning from Human Feedback", 2023, section 7 (arXiv:2312.00886).
     """
     logp, reference_logp, preference = aligned(

@@ -39,9 +39,12 @@ def aot_loss(
       label_smoothing: ε in [0, 1/2), as in `dpo_loss`.
 
     Returns: a loss in nats for each pair, in the order of the pairs: pair i meets the reference's margin of its
-      own rank. 0 where the mask is. With one pair this is `dpo_loss`. TRL returns the same numbers sorted, of
-      the batch of one device.
+      own rank. 0 where the mask is.
     Raises: InputError where the shapes differ.
+    Range: everywhere; slope at most β.
+    Optimum: margins that beat the reference's at every quantile; no closed form.
+    Relatives: with one pair, and wherever policy and reference rank the pairs alike, `dpo_loss` pair by pair.
+    Elsewhere: TRL returns the same numbers sorted, of the batch of one device.
     Source: Melnyk et al., "Distributional Preference Alignment of LLMs via Optimal Transport", 2024, AOT paired
       (arXiv:2406.05882).
     """
@@ -75,8 +78,12 @@ def aot_unpaired_loss(
       label_smoothing: ε in [0, 1/2), as in `dpo_loss`.
 
     Returns: a loss in nats for each chosen completion, in their order: it meets the rejected one of its own rank.
-      0 where the mask is. With one pair this is `dpo_loss`.
+      0 where the mask is.
     Raises: InputError where the shapes differ.
+    Range: everywhere; slope at most β.
+    Optimum: chosen log-ratios that beat the rejected ones at every quantile; no closed form.
+    Relatives: with one pair `dpo_loss`; the order of the rejected completions does not matter.
+    Elsewhere: TRL returns the same numbers sorted, of the batch of one device.
     Source: Melnyk et al., "Distributional Preference Alignment of LLMs via Optimal Transport", 2024, AOT
       unpaired (arXiv:2406.05882).
     """

@@ -25,6 +25,8 @@ def discounted_returns(
 
     Returns: Gₜ in float32 or wider.
     Raises: InputError where the shapes disagree.
+    Range: linear in the rewards; finite where they are.
+    Relatives: `generalized_advantage_estimation` with λ = 1, plus V.
     Source: Sutton and Barto, "Reinforcement Learning", 2018, eq. 3.9.
     """
     return linear_recurrence(discounts, rewards, bootstrap_value)
@@ -41,8 +43,6 @@ def generalized_advantage_estimation(
 
         Aₜ = δₜ + γₜ λ Aₜ₊₁,   δₜ = rₜ + γₜ V(sₜ₊₁) - V(sₜ),   A_T = 0
 
-    λ = 0 is the one-step error δ, λ = 1 the return minus the value; A + V is the λ-return.
-
     Args:
       rewards: rₜ, after acting at t.
       values: V(s₀), …, V(s_T), one more than there are rewards.
@@ -55,6 +55,9 @@ def generalized_advantage_estimation(
 
     Returns: Aₜ in float32 or wider, neither whitened nor cut off from the gradient.
     Raises: InputError where the shapes disagree.
+    Range: linear in rewards and values; finite where they are.
+    Relatives: λ = 0 is the one-step error δ, λ = 1 `discounted_returns` less the value; A + V is the λ-return.
+    Elsewhere: TRL's PPO has γ = 1 and λ = 0.95, and whitens A; its returns are A + V from before.
     Source: Schulman et al., "High-Dimensional Continuous Control Using Generalized Advantage Estimation",
       2016, eq. 16 (arXiv:1506.02438).
     """

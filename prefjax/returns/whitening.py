@@ -15,16 +15,20 @@ def whitened(
         (v - v̄) / √(s² + ε),   v̄ = Σ mᵢ vᵢ / n,   s² = Σ mᵢ (vᵢ - v̄)² / (n - ddof),   n = Σ mᵢ
 
     All that is given is one population: give it the whole rollout, before it is cut into microbatches, since the
-    mean and the deviation of a part are others. GAE's returns are A + V from before.
+    mean and the deviation of a part are others.
 
     Args:
       values: of any shape, as advantages [B, T].
       mask: 1 where there is a value, 0 for padding, which may hold anything.
-      ddof: 1 as in TRL's PPO and verl, 0 for the biased variance of jnp.std.
-      epsilon: ε, in squared units of the values: 1e-8 in TRL and verl.
+      ddof: 1, or 0 for the biased variance of jnp.std.
+      epsilon: ε, in squared units of the values.
 
     Returns: numbers of mean 0 and variance 1, in float32 or wider; 0 where the mask is, or all values are equal.
     Raises: InputError where the shapes differ.
+    Range: finite, also for one value and for equal ones, which give 0; the gradient is finite everywhere.
+    Relatives: a constant and a positive factor in the values change nothing, up to ε. The returns of GAE are A + V from
+      before whitening.
+    Elsewhere: TRL's PPO and verl have ddof = 1 and ε = 1e-8 inside the root; some codes have 1e-6.
     Source: Andrychowicz et al., "What Matters in On-Policy Reinforcement Learning?", 2021 (arXiv:2006.05990).
     """
     require(

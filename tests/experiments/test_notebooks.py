@@ -127,8 +127,8 @@ def test_the_first_cell_installs_what_it_is_told(wheel, tmp_path):
     (programs / "sh").symlink_to("/bin/sh")
     first = next(cell for cell in read(ROOT / "colab" / "align.ipynb").cells if cell.cell_type == "code")
     run(
-        [first], tmp_path, site, PREFJAX_SOURCE=f"{wheel}[experiments]", PATH=f"{Path(sys.executable).parent}:{programs}",
-        PIP_TARGET=str(site), PIP_NO_DEPS="1", PIP_NO_INDEX="1",
+        [first], tmp_path, site, PREFJAX_SOURCE=f"{wheel}[experiments]",
+        PATH=f"{Path(sys.executable).parent}:{programs}", PIP_TARGET=str(site), PIP_NO_DEPS="1", PIP_NO_INDEX="1",
     )  # fmt: skip
 
 

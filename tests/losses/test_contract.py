@@ -32,7 +32,11 @@ ROWS = pytest.mark.parametrize("row", [pytest.param(row, id=name) for name, row 
 
 
 def test_the_table_has_every_function_of_the_room():
-    in_table = {row.loss.__name__ for row in TABLE.values()}
+    in_table = {row.loss.__name__ for row in TABLE.values()} | {
+        function.__name__
+        for file in pkgutil.iter_modules(rows.__path__)
+        for function in getattr(importlib.import_module(f"tests.losses.rows.{file.name}"), "STATISTICS", ())
+    }
     assert in_table == {name for name, value in vars(losses).items() if inspect.isfunction(value)}
     # And the room publishes every function that its files do not call their own.
     for file in pkgutil.iter_modules(losses.__path__):
@@ -74,6 +78,8 @@ def draw(row, batch, dtype=np.float32):
         "mask": lambda shape: (random.uniform(size=shape) < 0.7) | (np.arange(shape[-1]) == 0),
     }
     make |= {"behaviour": make["logp"], "average": make["logp"]}
+    make |= {"variance": lambda shape: 0.1 + random.exponential(size=shape)}
+    make |= {"threshold": lambda shape: np.cumsum(0.2 + random.exponential(size=shape), axis=-1) - 2}
     make |= {"fixed": make["score"], "advantage": make["score"]}
     drawn = zip(kinds(row), shapes(row, batch), strict=True)
     return tuple(jnp.asarray(make[kind](shape), dtype) for kind, shape in drawn)
@@ -144,14 +150,17 @@ def test_gradient_is_that_of_the_value_in_float64(row):
 def test_finite_far_out_and_as_steep_as_it_says(row):
     far = [-1e4, -88.0, 0.0, 88.0, 1e4]
     corners = {"average": [-1e4, -88.0, -1.0, -1e-9, 0.0], "advantage": [-2.0, 0.0, 2.0], "label": [0.0, 1.0]}
-    corners |= {"mask": [0.0, 1.0], "preference": [0.0, 1.0]}
+    corners |= {"mask": [0.0, 1.0], "preference": [0.0, 1.0], "variance": [1e-6, 1.0, 1e4]}
     grid = np.meshgrid(*[corners.get(kind, far) for kind in kinds(row)], indexing="ij")
     tensors = []
     for kind, values, shape in zip(kinds(row), grid, shapes(row, (grid[0].size,)), strict=True):
         # Along trailing axes all kinds of neighbours, by rolling; masks as a whole are once 0, once 1.
         apart = 0 if kind == "mask" else 1
         columns = [np.roll(values.reshape(-1), k * apart) for k in range(math.prod(shape[1:]))]
-        tensors.append(jnp.asarray(np.stack(columns, axis=-1).reshape(shape), jnp.float32))
+        laid = np.stack(columns, axis=-1).reshape(shape)
+        if kind == "threshold":
+            laid = np.sort(laid, axis=-1) + np.arange(shape[-1])
+        tensors.append(jnp.asarray(laid, jnp.float32))
     loss = with_settings(row)
 
     @jax.jit

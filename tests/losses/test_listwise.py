@@ -1,14 +1,37 @@
-"""Plackett-Luce: probabilities of all rankings sum to one, two is Bradley-Terry, ragged lists."""
+"""Lists: probabilities of rankings sum to one, two are Bradley-Terry, ragged lists, rax."""
 
 import itertools
+import json
 import math
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from prefjax.losses import bradley_terry_loss, dpo_loss, plackett_luce_loss
+from prefjax.losses import (
+    all_pairs_loss,
+    best_versus_rest_loss,
+    bradley_terry_loss,
+    cpl_loss,
+    dpo_loss,
+    lipo_lambda_loss,
+    listnet_loss,
+    plackett_luce_loss,
+)
+
+RAX = json.loads((Path(__file__).parents[1] / "goldens/losses/rax.json").read_text())
+SCORES, LABELS, ONES = jnp.float32([0.3, -0.2, 0.1, 0.5]), jnp.float32([2, 1, 4, 3]), jnp.ones(4)
+# Of any list: scores best first, or with labels.
+RANKED = {"plackett_luce": plackett_luce_loss, "best_versus_rest": best_versus_rest_loss}
+LABELLED = {"listnet": listnet_loss, "all_pairs": all_pairs_loss, "lipo_lambda": lipo_lambda_loss}
+EVERY = {
+    **{name: lambda s, labels, m, loss=loss: loss(s, m) for name, loss in RANKED.items()},
+    **LABELLED,
+}
 
 
 def test_all_rankings_of_four_have_probabilities_that_sum_to_one():
@@ -25,41 +48,204 @@ def test_all_rankings_of_four_have_probabilities_that_sum_to_one():
             rest = rest[1:]
         best_first = plackett_luce_loss(jnp.sort(scores)[::-1], jnp.ones(4))
         assert float(best_first) == pytest.approx(-math.log(by_hand), rel=1e-12)
+        # The rankings that begin with one of them have together the chance that it is the best.
+        first = jnp.exp(-losses).reshape(4, 6).sum(axis=1)
+        chances = jnp.exp(-best_versus_rest_loss(scores[orders[::6]], jnp.ones((4, 4))))
+        np.testing.assert_allclose(first, chances, rtol=1e-12)
 
 
-def test_two_are_bradley_terry_and_dpo():
-    scores = jnp.float32([[1.0, -0.5], [-1.0, 1.0]])
-    loss = plackett_luce_loss(scores, jnp.ones((2, 2)))
-    np.testing.assert_allclose(loss, bradley_terry_loss(scores[:, 0], scores[:, 1]), rtol=1e-6)
-    scaled = plackett_luce_loss(0.1 * scores, jnp.ones((2, 2)))
-    np.testing.assert_allclose(scaled, dpo_loss(scores[:, 0], scores[:, 1], beta=0.1), rtol=1e-6)
+def test_written_numbers():
+    three = jnp.float32([2.0, 1.0, 0.5])
+    assert float(plackett_luce_loss(three, jnp.ones(3))) == pytest.approx(0.938446, abs=1e-6)
+    assert float(plackett_luce_loss(three[::-1], jnp.ones(3))) == pytest.approx(3.277630, abs=1e-6)
+    assert float(best_versus_rest_loss(three, jnp.ones(3))) == pytest.approx(0.464369, abs=1e-6)
+    assert float(all_pairs_loss(three, three, jnp.ones(3))) == pytest.approx(0.329584, abs=1e-6)
+    # The ranked segments of contrastive preference learning.
+    for bias, value in ((1.0, 0.6234852115), (0.5, 0.5952401539)):
+        assert float(all_pairs_loss(SCORES, LABELS, ONES, bias=bias)) == pytest.approx(value, abs=1e-7)
 
 
-@pytest.mark.parametrize("garbage", [0.0, 1e4, -1e4, np.nan, np.inf, -np.inf])
-def test_absent_ones_take_no_part_wherever_they_stand(garbage):
-    scores, mask = np.float32([0.3, 9.0, -1.0, 2.0, 9.0]), jnp.float32([1, 0, 1, 1, 0])
-    full = jnp.asarray(np.where(mask == 1, scores, np.float32(garbage)))
-    value, gradient = jax.value_and_grad(plackett_luce_loss)(full, mask)
-    alone, its = jax.value_and_grad(plackett_luce_loss)(
-        jnp.asarray(scores[np.asarray(mask) == 1]), jnp.ones(3)
+def test_written_slopes():
+    """Of three with s = (2, 1, .5): what each loses to the others, by hand."""
+    scores, ones = jnp.float32([2.0, 1.0, 0.5]), jnp.ones(3)
+    chances = np.exp(scores) / np.exp(scores).sum()
+    second = np.array([0, *(np.exp(scores[1:]) / np.exp(scores[1:]).sum())])
+    picks = np.eye(3)
+    np.testing.assert_allclose(jax.grad(best_versus_rest_loss)(scores, ones), chances - picks[0], rtol=1e-5)
+    np.testing.assert_allclose(
+        jax.grad(plackett_luce_loss)(scores, ones), chances - picks[0] + second - picks[1], atol=1e-6
     )
+    targets = jnp.float32([0.0, 3.0, 1.0])
+    weights = np.exp(targets / 2) / np.exp(targets / 2).sum()
+    np.testing.assert_allclose(
+        jax.grad(lambda s: listnet_loss(s, targets, ones, temperature=2.0))(scores),
+        chances - weights,
+        atol=1e-6,
+    )
+    # LiPO-λ of labels (1, 2, 0) where ranks are 1, 2, 3: pairs (2, 1), (1, 3), (2, 3).
+    inverse = 1 / np.log([2.0, 3.0, 4.0])
+    pairs = {
+        (1, 0): 2 * (inverse[0] - inverse[1]),
+        (0, 2): inverse[0] - inverse[2],
+        (1, 2): 3 * (inverse[1] - inverse[2]),
+    }
+    value, slope = 0.0, np.zeros(3)
+    for (i, j), weight in pairs.items():
+        gap = float(scores[i] - scores[j])
+        value += weight * np.log1p(np.exp(-gap))
+        slope += weight / (1 + np.exp(gap)) * (picks[j] - picks[i])
+    labels = jnp.float32([1.0, 2.0, 0.0])
+    found = jax.value_and_grad(lipo_lambda_loss)(scores, labels, ones)
+    assert float(found[0]) == pytest.approx(value, rel=1e-6)
+    np.testing.assert_allclose(found[1], slope, rtol=1e-5)
+
+
+NUMBER = st.floats(-8, 8)
+
+
+@jax.jit
+def relatives_of_two(a, b, beta, high, low):
+    two, ones = jnp.stack([a, b]), jnp.ones(2)
+    terry = bradley_terry_loss(a, b)
+    labels = jnp.stack([high, low])
+    swap = jnp.abs(2**high - 2**low) * (1 / np.log(2) - 1 / np.log(3))
+    in_order = jnp.where(high > low, bradley_terry_loss(a, b), bradley_terry_loss(b, a))
+    return [
+        (plackett_luce_loss(two, ones), terry),
+        (plackett_luce_loss(beta * two, ones), dpo_loss(a, b, beta=beta)),
+        (best_versus_rest_loss(two, ones), terry),
+        (all_pairs_loss(two, jnp.array([1.0, 0.0]), ones), terry),
+        (all_pairs_loss(two, jnp.array([0.0, 1.0]), ones), bradley_terry_loss(b, a)),
+        (all_pairs_loss(two, jnp.zeros(2), ones), (terry + bradley_terry_loss(b, a)) / 2),  # a tie
+        (
+            all_pairs_loss(two, jnp.array([1.0, 0.0]), ones, bias=beta),
+            cpl_loss(a[None], b[None], jnp.ones(1), jnp.ones(1), temperature=1.0, bias=beta),
+        ),
+        (listnet_loss(two, jnp.array([1.0, 0.0]), ones, temperature=1e-3), terry),
+        (lipo_lambda_loss(two, labels, ones), swap * in_order),
+    ]
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.tuples(NUMBER, NUMBER, st.floats(0.01, 1), st.floats(0, 3), st.floats(0, 3)))
+def test_two_are_bradley_terry(numbers):
+    for one, other in relatives_of_two(*map(jnp.float32, numbers)):
+        np.testing.assert_allclose(one, other, rtol=2e-5, atol=2e-6)
+
+
+@jax.jit
+def relatives_of_four(scores, labels):
+    rest = -jax.nn.log_sigmoid(-jax.nn.logsumexp(scores[1:] - scores[0]))
+    certain = jnp.array([1.0, 0.0, 0.0, 0.0])
+    cross = listnet_loss(scores, labels, ONES)
+    weights = jax.nn.softmax(labels)
+    divergence = jnp.sum(weights * (jnp.log(weights) - jax.nn.log_softmax(scores)))
+    return [
+        (best_versus_rest_loss(scores, ONES), rest),
+        (listnet_loss(scores, certain, ONES, temperature=1e-3), rest),
+        (cross + jnp.sum(weights * jnp.log(weights)), divergence),
+        # Only differences of scores count.
+        *((loss(scores + 5, labels, ONES), loss(scores, labels, ONES)) for loss in EVERY.values()),
+        # And the order of a labelled list does not.
+        *((loss(scores[::-1], labels[::-1], ONES), loss(scores, labels, ONES)) for loss in LABELLED.values()),
+    ]
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(NUMBER, min_size=4, max_size=4, unique_by=lambda x: round(x, 2)), st.permutations(range(4)))
+def test_relatives(scores, labels):
+    for one, other in relatives_of_four(jnp.float32(scores), jnp.float32(labels)):
+        np.testing.assert_allclose(one, other, rtol=3e-5, atol=3e-5)
+
+
+@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize("garbage", [0.0, 1e4, -1e4, np.nan, np.inf, -np.inf])
+def test_absent_ones_take_no_part_wherever_they_stand(name, garbage):
+    scores, labels, mask = (
+        np.float32([0.3, 9, -1, 2, 9]),
+        np.float32([2, 9, 0, 1, 9]),
+        np.float32([1, 0, 1, 1, 0]),
+    )
+    spoilt = [jnp.asarray(np.where(mask == 1, x, np.float32(garbage))) for x in (scores, labels)]
+    both = jax.jit(jax.value_and_grad(EVERY[name]))
+    value, gradient = both(*spoilt, jnp.asarray(mask))
+    alone, its = both(jnp.asarray(scores[mask == 1]), jnp.asarray(labels[mask == 1]), jnp.ones(3))
     assert float(value) == pytest.approx(float(alone), rel=1e-6)
-    np.testing.assert_allclose(gradient[jnp.array([0, 2, 3])], its, rtol=1e-5)
+    np.testing.assert_allclose(gradient[jnp.array([0, 2, 3])], its, rtol=1e-5, atol=1e-7)
     np.testing.assert_array_equal(gradient[jnp.array([1, 4])], 0.0)
 
 
-def test_equal_scores_single_ones_and_none():
-    assert float(plackett_luce_loss(jnp.zeros(5), jnp.ones(5))) == pytest.approx(math.log(120), rel=1e-6)
+@pytest.mark.parametrize("name", EVERY)
+def test_lists_of_one_and_of_none(name):
     for mask in ([0.0, 1.0, 0.0], [0.0, 0.0, 0.0]):
-        value, gradient = jax.value_and_grad(plackett_luce_loss)(
-            jnp.float32([1.0, 2.0, 3.0]), jnp.float32(mask)
-        )
+        scores, labels = jnp.float32([1.0, 2.0, 3.0]), jnp.float32([0.0, 1.0, 2.0])
+        value, gradient = jax.value_and_grad(EVERY[name])(scores, labels, jnp.float32(mask))
         assert float(value) == 0.0
         np.testing.assert_allclose(gradient, 0.0, atol=1e-7)
 
 
-def test_only_differences_of_scores_count():
-    scores, mask = jnp.float32([0.3, -1.0, 2.0]), jnp.ones(3)
-    assert float(plackett_luce_loss(scores + 50, mask)) == pytest.approx(
-        float(plackett_luce_loss(scores, mask)), rel=1e-5
+def test_equal_scores():
+    zeros, ones, labels = jnp.zeros(5), jnp.ones(5), jnp.arange(5.0)
+    assert float(plackett_luce_loss(zeros, ones)) == pytest.approx(math.log(120), rel=1e-6)
+    assert float(best_versus_rest_loss(zeros, ones)) == pytest.approx(math.log(5), rel=1e-6)
+    assert float(listnet_loss(zeros, labels, ones)) == pytest.approx(math.log(5), rel=1e-6)
+    assert float(all_pairs_loss(zeros, labels, ones)) == pytest.approx(math.log(2), rel=1e-6)
+    # Ranks follow the order of the list then, and so does the loss.
+    orders = [lipo_lambda_loss(zeros, x, ones) for x in (labels, labels[jnp.array([2, 0, 4, 1, 3])])]
+    assert abs(float(orders[0] - orders[1])) > 0.1
+
+
+def test_where_they_come_to_rest():
+    """Enumerated: all rankings by Plackett and Luce, all choices by Luce, all targets."""
+    with jax.enable_x64(True):
+        utility = jnp.array([0.3, -1.0, 2.0, 0.5])
+        orders = jnp.array(list(itertools.permutations(range(4))))
+        ones = jnp.ones((24, 4))
+        chances = jnp.exp(-plackett_luce_loss(utility[orders], ones))
+        for loss in (plackett_luce_loss, best_versus_rest_loss):
+            slope = jax.grad(lambda s, loss=loss: jnp.sum(chances * loss(s[orders], ones)))
+            np.testing.assert_allclose(slope(utility + 3), 0.0, atol=1e-12)
+            assert np.abs(slope(2 * utility)).max() > 1e-2
+        targets = jnp.array([1.0, 0.0, -2.0, 4.0])
+        slope = jax.grad(lambda s: listnet_loss(s, targets, jnp.ones(4), temperature=0.7))
+        np.testing.assert_allclose(slope(targets / 0.7 - 3), 0.0, atol=1e-12)
+
+
+def test_no_label_is_too_large():
+    value, slope = jax.value_and_grad(lipo_lambda_loss)(
+        jnp.float32([-1e4, 1e4, 0.0]), jnp.float32([1e4, 0.0, -1e4]), jnp.ones(3)
     )
+    assert np.isfinite(float(value))
+    assert np.all(np.isfinite(slope))
+    at_64 = lipo_lambda_loss(jnp.float32([-1e4, 1e4, 0.0]), jnp.float32([64.0, 0.0, -1e4]), jnp.ones(3))
+    assert float(value) == pytest.approx(float(at_64), rel=1e-6)
+
+
+COUNT = len(RAX["lists"])
+
+
+def of_rax(name):
+    golden = RAX["losses"][name]
+    return np.array(golden["losses"]), [np.array(row) for row in golden["gradients"]]
+
+
+@pytest.mark.parametrize("name", ["listmle", "softmax", "pairwise_logistic", "lambda"])
+def test_agrees_with_rax_on_ragged_lists(name):
+    """With what rax has for a convention: labels sorted by us, its mean or sum over pairs, its scale of a weight."""
+    values, gradients = of_rax(name)
+    for i, row in enumerate(RAX["lists"]):
+        scores, labels, mask = (jnp.asarray(row[key], jnp.float32) for key in ("scores", "labels", "mask"))
+
+        def loss(scores, labels=labels, mask=mask):
+            if name == "listmle":
+                order = jnp.argsort(-jnp.where(mask > 0, labels, -jnp.inf))
+                return plackett_luce_loss(scores[order], mask[order])
+            if name == "softmax":
+                return listnet_loss(scores, labels, mask)
+            if name == "pairwise_logistic":
+                return all_pairs_loss(scores, labels, mask)
+            return len(mask) * math.log(2) * lipo_lambda_loss(scores, labels, mask)
+
+        value, gradient = jax.value_and_grad(loss)(scores)
+        assert float(value) == pytest.approx(values[i], rel=1e-5, abs=1e-6)
+        np.testing.assert_allclose(gradient, gradients[i], rtol=1e-4, atol=1e-6)

@@ -1,6 +1,7 @@
 """Policy gradients: written numbers under each average, clips, padding, and the exact gradient by enumeration."""
 
 import itertools
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -9,13 +10,26 @@ import pytest
 
 from prefjax.losses import (
     cispo_loss,
+    gmpo_loss,
     gspo_loss,
     gspo_token_loss,
+    kl_cov_loss,
     kl_k3,
+    luspo_loss,
+    masked_importance_weights,
     ppo_clip_loss,
     reinforce_loss,
+    sapo_loss,
+    truncated_importance_weights,
+    vespo_loss,
 )
-from prefjax.returns import discounted_returns, dr_grpo_advantages, grpo_advantages, rloo_advantages
+from prefjax.returns import (
+    discounted_returns,
+    dr_grpo_advantages,
+    grpo_advantages,
+    max_at_k_advantages,
+    rloo_advantages,
+)
 from prefjax.rewards import kl_shaped_rewards
 from prefjax.types import Weighted
 from tests.losses.test_nash import Language
@@ -49,10 +63,25 @@ def gspo_token(new, **settings):
     return gspo_token_loss(new, jnp.asarray(OLD), jnp.asarray(ADVANTAGES), jnp.asarray(MASK), **settings)
 
 
-def gspo(new, **settings):
+def sapo(new, **settings):
+    return sapo_loss(new, jnp.asarray(OLD), jnp.asarray(ADVANTAGES), **settings)
+
+
+def vespo(new, **settings):
+    return vespo_loss(new, jnp.asarray(OLD), jnp.asarray(ADVANTAGE), jnp.asarray(MASK), **settings)
+
+
+def of_sequences(loss):
     """Spread over tokens, so that the average over sequences is that of sequences."""
-    each = gspo_loss(new, jnp.asarray(OLD), jnp.asarray(ADVANTAGE), jnp.asarray(MASK), **settings)
-    return jnp.broadcast_to(each[:, None], new.shape)
+
+    def spread_out(new, **settings):
+        each = loss(new, jnp.asarray(OLD), jnp.asarray(ADVANTAGE), jnp.asarray(MASK), **settings)
+        return jnp.broadcast_to(each[:, None], new.shape)
+
+    return spread_out
+
+
+gspo, gmpo, luspo = of_sequences(gspo_loss), of_sequences(gmpo_loss), of_sequences(luspo_loss)
 
 
 WIDE = {"epsilon_low": 0.2, "epsilon_high": 0.2}
@@ -91,6 +120,25 @@ KNOWN = {
     ),
     "gspo": (gspo, "sequences", WIDE, -0.2844695529, [-0.1781565176] * 3 + [0.125] * 2),
     "gspo token": (gspo_token, "sequences", WIDE, -0.2844695529, [-0.1781565176] * 3 + [0.125] * 2),
+    "gmpo": (gmpo, "sequences", {}, -0.2844695529, [-0.1781565176] * 3 + [0.125] * 2),
+    "gmpo narrow": (
+        gmpo,
+        "sequences",
+        {"epsilon_low": 0.25, "epsilon_high": 0.25},
+        -0.2520743851,
+        [-0.1694677217, -0.1694677217, 0, 0, 0.1281643900],
+    ),
+    # |y| times GSPO's: its value from the card, its gradient by hand.
+    "luspo": (luspo, "sequences", WIDE, -1.1034086586, [-0.1781565176 * 3] * 3 + [0.125 * 2] * 2),
+    "sapo": (
+        sapo,
+        "sequences",
+        {},
+        -0.5754152491,
+        [-0.2010926935, -0.1087384831, -0.2341876623, 0.0909086748, 0.1631654828],
+    ),
+    # φ = (.76781361, 1): the gradient of a token is -φA over five tokens.
+    "vespo": (vespo, "tokens", {}, 0.3167569806, [-0.76781361 / 5] * 3 + [0.1] * 2),
     "gspo narrow": (gspo, "sequences", {}, -0.2502, [0, 0, 0, 0.125, 0.125]),
     "gspo token narrow": (gspo_token, "sequences", {}, -0.2502, [0, 0, 0, 0.125, 0.125]),
 }
@@ -159,19 +207,25 @@ def test_every_surrogate_starts_as_reinforce():
             "ppo": ppo,
             "cispo": lambda new: cispo(new, max_ratio=5.0),
             "gspo token": gspo_token,
+            "sapo": sapo,
+            "sapo, other temperatures": lambda new: sapo(
+                new, temperature_positive=0.3, temperature_negative=4.0
+            ),
+            "vespo": vespo,
         }
         for loss in everywhere.values():
             gradient = jax.grad(lambda new, loss=loss: jnp.sum(loss(new) * MASK))(old)
             np.testing.assert_allclose(gradient, expected, atol=1e-12)
-        by_sequence = jax.grad(lambda new: gspo(new)[:, 0].sum())(old)
-        np.testing.assert_allclose(by_sequence, expected / MASK.sum(axis=1, keepdims=True), atol=1e-12)
+        for loss, scale in ((gspo, MASK.sum(axis=1, keepdims=True)), (gmpo, MASK.sum(axis=1, keepdims=True)), (luspo, 1)):
+            by_sequence = jax.grad(lambda new, loss=loss: loss(new)[:, 0].sum())(old)
+            np.testing.assert_allclose(by_sequence, expected / scale, atol=1e-12)
 
 
 @pytest.mark.parametrize("garbage", [0.0, 1e4, -1e4])
 @pytest.mark.parametrize("by", ["sequences", "tokens", "constant"])
 def test_what_is_in_the_padding_changes_nothing(by, garbage):
     for name, (loss, _, settings, *_) in KNOWN.items():
-        if not name.startswith("gspo"):
+        if loss in (ppo, cispo, sapo):
 
             def mean(new, loss=loss, settings=settings):
                 return average(loss(new, **settings), by)
@@ -183,11 +237,12 @@ def test_what_is_in_the_padding_changes_nothing(by, garbage):
 
 
 @pytest.mark.parametrize("garbage", [0.0, 1e4, -1e4])
-def test_what_is_in_the_padding_of_gspo_changes_nothing(garbage):
-    for loss in (gspo, gspo_token):
+def test_what_is_in_the_padding_of_sequences_changes_nothing(garbage):
+    for loss in (gspo, gspo_token, gmpo, luspo, vespo):
+        settings = {} if loss is vespo else WIDE
 
-        def mean(new, loss=loss):
-            return average(loss(new, **WIDE), "sequences")
+        def mean(new, loss=loss, settings=settings):
+            return average(loss(new, **settings), "sequences")
 
         clean = jax.value_and_grad(mean)(jnp.float32(NEW))
         dirty = jax.value_and_grad(mean)(jnp.where(MASK == 1, jnp.float32(NEW), garbage))
@@ -233,13 +288,128 @@ def spread(advantages, logps):
     return jnp.broadcast_to(advantages[:, None], logps.shape)
 
 
+def at_one(loss, **settings):
+    """A loss of whole sequences, spread over tokens so that they sum to it."""
+
+    def spread_out(logps, advantages):
+        mask = (logps != 0).astype(logps.dtype)  # the language gives 0 where there is no token
+        return loss(logps, jax.lax.stop_gradient(logps), advantages[:, 0], mask, **settings)[:, None] / logps.shape[-1]
+
+    return spread_out
+
+
 SURROGATES = {
     "reinforce": lambda logps, advantages: reinforce_loss(logps, advantages),
     "ppo": lambda logps, advantages: ppo_clip_loss(logps, jax.lax.stop_gradient(logps), advantages),
     "cispo": lambda logps, advantages: cispo_loss(
         logps, jax.lax.stop_gradient(logps), advantages, max_ratio=5.0
     ),
+    "sapo": lambda logps, advantages: sapo_loss(logps, jax.lax.stop_gradient(logps), advantages),
+    "vespo": lambda logps, advantages: vespo_loss(
+        logps, jax.lax.stop_gradient(logps), advantages[:, 0], logps != 0
+    ),
+    "kl_cov": lambda logps, advantages: kl_cov_loss(
+        logps, jax.lax.stop_gradient(logps), advantages, jnp.ones_like(logps)
+    ),
 }
+# Of sequences: |y| times the mean over tokens is their sum.
+SEQUENCES = {"luspo": at_one(luspo_loss)}
+MEANS = {"gspo": at_one(gspo_loss), "gmpo": at_one(gmpo_loss)}
+
+
+@pytest.mark.parametrize("name", [*SEQUENCES, *MEANS])
+def test_losses_of_sequences_at_ratio_one(world, name):
+    """LUSPO's mean gradient is exact; GSPO's and GMPO's is its 1/|y| part, exact only where all lengths agree."""
+    language, logits, _, rewards = world
+    surrogate = {**SEQUENCES, **MEANS}[name]
+
+    def loss(group, logps):
+        return jnp.broadcast_to(surrogate(logps, spread(rloo_advantages(rewards[group]), logps)), logps.shape)
+
+    found, exact = mean_gradient(language, logits, 2, loss), exact_gradient(language, logits, rewards)
+    if name in SEQUENCES:
+        np.testing.assert_allclose(found, exact, atol=1e-12)
+    elif len(language.sequences) == 9:
+        np.testing.assert_allclose(found, exact / 2, atol=1e-12)
+    else:
+        scale = jnp.vdot(found, exact) / jnp.vdot(exact, exact)
+        assert np.abs(found - scale * exact).max() > 1e-2
+
+
+def test_the_best_of_a_group_left_out_follows_the_mean_of_the_maximum(world):
+    language, logits, _, rewards = world
+    mask = jnp.asarray(language.mask)
+
+    def loss(group, logps):
+        return mask[group] * reinforce_loss(logps, spread(max_at_k_advantages(rewards[group]), logps))
+
+    def maximum(theta):
+        chances = jnp.exp(language.logp(theta))
+        return chances @ jnp.maximum(rewards[:, None], rewards[None]) @ chances
+
+    exact = jax.grad(maximum)(logits)
+    np.testing.assert_allclose(2 * mean_gradient(language, logits, 2, loss), exact, atol=1e-12)
+
+
+# --- Samples of somebody else.
+
+
+def off_policy_gradient(language, logits, sampler, loss):
+    """-∇ of the mean over sequences of the sampler of loss(logps of π, logps of μ), summed over tokens."""
+    chances = jnp.exp(language.logp(sampler))
+
+    def mean(theta):
+        return -chances @ loss(language.logps(theta), language.logps(sampler)).sum(axis=-1)
+
+    return jax.jit(jax.grad(mean))(logits)
+
+
+def weighed(weights, of_sequences):
+    def loss(rewards, mask, new, sampled):
+        held = jax.lax.stop_gradient(new)
+        pair = (held.sum(axis=-1), sampled.sum(axis=-1)) if of_sequences else (held, sampled)
+        factor = spread(weights(*pair), new) if of_sequences else weights(*pair)
+        return mask * factor * ppo_clip_loss(new, held, spread(rewards, new))
+
+    return loss
+
+
+def ratios_of_sequences(rewards, mask, new, sampled):
+    loss = ppo_clip_loss(
+        new.sum(axis=-1), sampled.sum(axis=-1), rewards, epsilon_low=jnp.inf, epsilon_high=jnp.inf
+    )
+    return loss[:, None] * mask / mask.sum(axis=-1, keepdims=True)
+
+
+def untempered(rewards, mask, new, sampled):
+    ones = {"k_positive": 1.0, "k_negative": 1.0, "lambda_positive": 0.0, "lambda_negative": 0.0}
+    return mask * vespo_loss(new, sampled, rewards, mask, **ones)
+
+
+WHOLE = {"max_weight": jnp.inf}
+OFF_POLICY = {
+    "truncated, of sequences, at no height": (weighed(partial(truncated_importance_weights, **WHOLE), True), True),
+    "masked, of sequences, at no height": (weighed(partial(masked_importance_weights, **WHOLE), True), True),
+    "ratios of sequences without a clip": (ratios_of_sequences, True),
+    "vespo, λ = 0 and k = 1": (untempered, True),
+    "truncated": (weighed(partial(truncated_importance_weights, max_weight=1.2), True), False),
+    "masked": (weighed(partial(masked_importance_weights, max_weight=1.2), True), False),
+    "of tokens": (weighed(partial(truncated_importance_weights, **WHOLE), False), False),
+    "not at all": (weighed(lambda new, sampled: jnp.ones_like(new), False), False),
+}
+
+
+@pytest.mark.parametrize("name", OFF_POLICY)
+def test_which_corrections_are_exact_for_samples_of_another(world, name):
+    language, logits, sampler, rewards = world
+    loss, exactly = OFF_POLICY[name]
+    mask = jnp.asarray(language.mask)
+    found = off_policy_gradient(language, logits, sampler, lambda new, old: loss(rewards, mask, new, old))
+    exact = exact_gradient(language, logits, rewards)
+    if exactly:
+        np.testing.assert_allclose(found, exact, atol=1e-12)
+    else:
+        assert np.abs(found - exact).max() > 1e-2
 
 
 @pytest.mark.parametrize("surrogate", SURROGATES)

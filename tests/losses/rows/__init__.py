@@ -1,6 +1,7 @@
 """One row of the contract for every public loss: what its tensors look like, and what it promises of them.
 
-A file here for each file of `prefjax.losses`; `tests/losses/test_contract.py` holds every row to the contract.
+A file here for each file of `prefjax.losses`; `tests/losses/test_contract.py` holds every row to the contract. What a
+file publishes that is no loss (a weight, a threshold of a whole step) it lists as STATISTICS: tested by itself.
 """
 
 from collections.abc import Callable

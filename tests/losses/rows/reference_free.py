@@ -1,10 +1,14 @@
-from prefjax.losses import cpo_loss, odds_ratio_loss, orpo_loss, simpo_loss
-from tests.losses.rows import BETA, SMOOTH, Row
+from prefjax.losses import alphapo_loss, cpo_loss, simpo_loss, slic_loss, tpo_loss
+from tests.losses.rows import SMOOTH, Row
 
 ROWS = {
     "cpo": Row(cpo_loss, ("logp", "logp"), SMOOTH, 0.3),
     "simpo": Row(simpo_loss, ("average", "average"), {**SMOOTH, "gamma": 0.5}, 0.3),
-    # d log odds/da is 1/(1 - p), at most 1/eps.
-    "odds_ratio": Row(odds_ratio_loss, ("average", "average"), {}, None),
-    "orpo": Row(orpo_loss, ("average", "average"), BETA, None),
+    # Up to β e^80.
+    "alphapo": Row(alphapo_loss, ("average", "average"), {**SMOOTH, "gamma": 0.5, "alpha": 0.25}, None),
+    "alphapo, bent the other way": Row(
+        alphapo_loss, ("average", "average"), {**SMOOTH, "gamma": 0.5, "alpha": -0.5}, 0.3
+    ),
+    "slic": Row(slic_loss, ("logp", "logp", "logp"), {"delta": 1.5, "alpha": 0.4}, 1.0),
+    "tpo": Row(tpo_loss, ("logp", "logp", "logp"), {**SMOOTH, "alpha": 0.7}, 0.7),
 }

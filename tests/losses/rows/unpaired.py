@@ -1,12 +1,11 @@
-from prefjax.losses import bco_loss, kto_loss
+from prefjax.losses import apo_zero_unpaired_loss, kto_kl, kto_loss
 from tests.losses.rows import Row
 
+WEIGHTS = {"desirable_weight": 1.2, "undesirable_weight": 0.8}
 ROWS = {
-    "kto": Row(
-        kto_loss,
-        ("logratio", "label"),
-        {"beta": 0.3, "kl": 0.5, "desirable_weight": 1.2, "undesirable_weight": 0.8},
-        1.2 * 0.3 / 4,
+    "kto": Row(kto_loss, ("logratio", "label"), {"beta": 0.3, "kl": 0.5, **WEIGHTS}, 1.2 * 0.3 / 4),
+    "apo_zero_unpaired": Row(
+        apo_zero_unpaired_loss, ("logratio", "label"), {"beta": 0.3, **WEIGHTS}, 1.2 * 0.3 / 4
     ),
-    "bco": Row(bco_loss, ("logratio", "label"), {"beta": 0.3, "shift": 0.2}, 0.3),
 }
+STATISTICS = (kto_kl,)

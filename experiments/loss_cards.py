@@ -1,0 +1,437 @@
+"""The loss cards: `docs/losses`, a page for every loss, made from its docstring and from running it.
+
+Nothing on a page is written twice: words and equation are the docstring's; worked number, curves, slope and where it
+saturates come from the function. `python -m experiments.loss_cards` writes all of them anew.
+"""
+
+import functools
+import importlib
+import inspect
+import pkgutil
+import re
+import textwrap
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import matplotlib.pyplot as plt
+import numpy as np
+import tyro
+
+from experiments.figures import STYLE
+from prefjax import losses, returns, rewards
+from prefjax.checks import require
+from prefjax.train import markdown_table, write_text
+
+SECTIONS = ("Args", "Returns", "Raises", "Range", "Optimum", "Relatives", "Elsewhere", "Source")
+POINTS = 401  # everywhere the same, so that each primitive compiles once
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#7f7f7f")
+
+
+class Docstring(NamedTuple):
+    """A docstring in its parts: first sentence, what follows up to the first section, and the sections by name."""
+
+    summary: str
+    body: str
+    sections: Mapping[str, str]
+
+    @property
+    def equation(self) -> str:
+        """The first indented block of the body; nothing for the few functions that have none."""
+        blocks = re.findall(r"(?:^    .*\n|^\n(?=    ))+", self.body + "\n", re.MULTILINE)
+        return textwrap.dedent(next((block for block in blocks if block.strip()), "")).strip("\n")
+
+
+def read_docstring(function: Callable) -> Docstring:
+    """Raises: InputError for a docstring without a source."""
+    head, *rest = re.split(rf"^({'|'.join(SECTIONS)}):", inspect.getdoc(function) or "", flags=re.MULTILINE)
+    sections = {name: _unwrapped(body) for name, body in zip(rest[::2], rest[1::2], strict=True)}
+    require(
+        "Source" in sections, function.__name__, f"a docstring with {', '.join(sections) or 'no sections'}",
+        "a Source among them", "Write it.",
+    )  # fmt: skip
+    summary, _, body = head.strip().partition("\n")
+    return Docstring(summary.strip(' "'), body.strip("\n"), sections)
+
+
+def _unwrapped(section: str) -> str:
+    """Without the indentation that its first line, which stands behind the name, does not have."""
+    first, _, rest = section.partition("\n")
+    return f"{first.strip()}\n{textwrap.dedent(rest)}".strip()
+
+
+def published(room: ModuleType) -> dict[str, list[Callable]]:
+    """Every public function of a room, by the file it lies in, in the order in which they stand there."""
+    public = [value for value in vars(room).values() if inspect.isfunction(value)]
+    files = {}
+    for file in pkgutil.iter_modules(room.__path__):
+        module = importlib.import_module(f"{room.__name__}.{file.name}")
+        found = [
+            value
+            for value in vars(module).values()
+            if value in public and value.__module__ == module.__name__
+        ]
+        if found:
+            files[file.name] = found
+    return files
+
+
+# --- What a loss is shown with -------------------------------------------------------------------------------------
+
+
+class Axis(NamedTuple):
+    """What is varied: the name of x, the range drawn, and the x of the worked number."""
+
+    label: str
+    low: float
+    high: float
+    worked: float
+
+
+PAIR = Axis("ρ⁺ - ρ⁻, nats", -40.0, 40.0, 1.5)
+TOKEN = Axis("log π(yₜ|·)/π_b(yₜ|·), nats", -2.0, 2.0, 0.2)
+# The axis of a loss is that of the first of its tensors found here; {name: axis, and the tensor as a function of x}.
+VARIED: dict[str, tuple[Axis, Callable]] = {
+    "chosen_logratio": (PAIR, lambda x: 0.25 + x / 2),
+    "rejected_logratio": (PAIR, lambda x: 0.25 - x / 2),
+    "chosen_average_logp": (Axis("a⁺ - a⁻, nats a token", -4.2, 4.2, 0.3125), lambda x: -2.15625 + x / 2),
+    "rejected_average_logp": (Axis("a⁺ - a⁻, nats a token", -4.2, 4.2, 0.3125), lambda x: -2.15625 - x / 2),
+    "chosen_logp": (Axis("log π(y⁺|x) - log π(y⁻|x), nats", -40.0, 40.0, 2.0), lambda x: -43.0 + x / 2),
+    "rejected_logp": (Axis("log π(y⁺|x) - log π(y⁻|x), nats", -40.0, 40.0, 2.0), lambda x: -43.0 - x / 2),
+    "logratio": (Axis("ρ, nats", -60.0, 60.0, 1.0), lambda x: x),
+    "sample_logratio": (Axis("ρ of the sample, nats", -10.0, 10.0, 1.0), lambda x: x),
+    "sample_logp": (Axis("log π(y|x) of the sample, nats", -30.0, 0.0, -12.0), lambda x: x),
+    "logp": (Axis("log π(y|x)/π₀(y|x), nats", -4.0, 4.0, 1.0), lambda x: -12.0 + x),
+    "logps": (TOKEN, lambda x: -2.0 + x),
+    "chosen_reward": (Axis("r(x, y⁺) - r(x, y⁻)", -6.0, 6.0, 1.0), lambda x: x / 2),
+    "rejected_reward": (Axis("r(x, y⁺) - r(x, y⁻)", -6.0, 6.0, 1.0), lambda x: -x / 2),
+    "score": (Axis("s(x, y, y') - s(x, y', y)", -12.0, 12.0, 1.0), lambda x: x / 2),
+    "swapped_score": (Axis("s(x, y, y') - s(x, y', y)", -12.0, 12.0, 1.0), lambda x: -x / 2),
+    "scores": (Axis("first score, the others 0", -6.0, 6.0, 1.0), lambda x: x),
+    "values": (Axis("V - G", -2.0, 2.0, 0.5), lambda x: x),
+    "logits": (Axis("logit of the first of two", -6.0, 6.0, 1.0), lambda x: x),
+}
+# What stands still. A tensor that takes several values makes a curve of each.
+HELD: dict[str, float | tuple[float, ...]] = {
+    "behaviour_logps": -2.0, "reference_logps": -2.0, "reference_logp": -12.0, "chosen_reference_logp": -43.0,
+    "rejected_reference_logp": -43.0, "mask": 1.0, "advantages": (1.0, -1.0), "desirable": (1.0, 0.0),
+    "labels": (1.0, 0.0), "preference": (1.0, 0.0), "behaviour_values": 0.3, "returns": 0.0, "reference_logits": 0.0,
+}  # fmt: skip
+SETTINGS = {
+    "beta": 0.1,
+    "label_smoothing": 0.1,
+    "kl": 0.0,
+    "shift": 0.0,
+    "gamma": 0.5,
+    "alpha": 0.01,
+    "max_ratio": 5.0,
+}
+# Where one vocabulary does not serve: `{loss: {argument: value or function of x}}`, and an axis under "axis".
+SPECIAL: dict[str, dict[str, Any]] = {
+    "nll_loss": {"axis": Axis("log π(yₜ|·), nats", -8.0, 0.0, -2.0), "logps": lambda x: x},
+    "reinforce_loss": {"axis": Axis("log π(yₜ|·), nats", -8.0, 0.0, -2.0), "logps": lambda x: x},
+    "exo_pair_loss": {"label_smoothing": 1e-3},
+    "simpo_loss": {"beta": 2.5},
+    "xpo_loss": {"sample_logp": -12.0},
+    "kl_k1": {"axis": Axis("log π(yₜ|·)/π₀(yₜ|·), nats", -2.0, 2.0, 0.2)},
+    "kl_k2": {"axis": Axis("log π(yₜ|·)/π₀(yₜ|·), nats", -2.0, 2.0, 0.2)},
+    "kl_k3": {"axis": Axis("log π(yₜ|·)/π₀(yₜ|·), nats", -2.0, 2.0, 0.2)},
+    "kl_penalty": {"axis": Axis("log π(yₜ|·)/π₀(yₜ|·), π_b = π₀, nats", -2.0, 2.0, 0.2)},
+    "process_reward_loss": {"axis": Axis("score", -6.0, 6.0, 1.0)},
+    "two_class_process_reward_loss": {"axis": Axis("s₁ - s₀", -6.0, 6.0, 1.0)},
+}
+
+
+class Tensor(NamedTuple):
+    """An argument as a function of x [n], and the place on its trailing axes where x stands."""
+
+    at: Callable[[jax.Array], jax.Array]
+    place: tuple
+
+
+class Shown(NamedTuple):
+    """A loss with everything but x given.
+
+    Attributes:
+      axis: what x is.
+      cases: a label for each curve, and its tensors by name.
+      settings: hyperparameters, the loss's own defaults among them.
+      moving: names of the tensors that depend on x, of which gradients are shown.
+    """
+
+    axis: Axis
+    cases: list[tuple[str, dict[str, "Tensor"]]]
+    settings: dict[str, Any]
+    moving: list[str]
+
+
+def shown(loss: Callable) -> Shown:
+    """Raises: InputError for an argument that no vocabulary here has."""
+    special, parameters = SPECIAL.get(loss.__name__, {}), inspect.signature(loss).parameters.values()
+    tensors = {p.name: p.annotation for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD}
+    settings = {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
+    for name, default in settings.items():
+        settings[name] = special.get(
+            name, SETTINGS.get(name) if default is inspect.Parameter.empty else default
+        )
+    unknown = [name for name in tensors if name not in special and name not in VARIED and name not in HELD]
+    unknown += [name for name, value in settings.items() if value is None]
+    require(
+        not unknown, loss.__name__, f"arguments {', '.join(unknown)}", "words of the vocabulary",
+        "Say in experiments/loss_cards.py what to show them with.",
+    )  # fmt: skip
+    given = {name: special.get(name, VARIED[name][1] if name in VARIED else HELD[name]) for name in tensors}
+    moving = [name for name, value in given.items() if callable(value)]
+    several = next((name for name, value in given.items() if isinstance(value, tuple)), None)
+    cases = []
+    for one in given[several] if several else (None,):
+        case = {**given, several: one} if several else given
+        label = f"{several} = {one:g}" if several else ""
+        cases.append((label, {n: _tensor(value, _trailing(tensors[n])) for n, value in case.items()}))
+    return Shown(special.get("axis") or VARIED[moving[0]][0], cases, settings, moving)
+
+
+def _trailing(annotation: Any) -> list[str]:
+    return [axis for axis in annotation.dim_str.split() if not axis.startswith("*")]
+
+
+def _tensor(value: float | Callable, trailing: list[str]) -> Tensor:
+    """A constant everywhere, or x at one place of the trailing axes and 0 at the others."""
+    sizes = tuple({"K": 3, "V": 2, "A": 2, "2": 2}.get(axis, 1) for axis in trailing)
+    # Of two classes, "wrong" and "right", the second is varied.
+    place = (..., *(1 if axis == "2" else 0 for axis in trailing))
+    if callable(value):
+        return Tensor(lambda x: jnp.zeros(x.shape + sizes, x.dtype).at[place].set(value(x)), place)
+    return Tensor(lambda x: jnp.full(x.shape + sizes, value, x.dtype), place)
+
+
+# --- What running it says ------------------------------------------------------------------------------------------
+
+
+class Curve(NamedTuple):
+    """A loss along x, [n], and the gradient in every tensor that moves, where x stands in it."""
+
+    x: np.ndarray
+    value: np.ndarray
+    gradients: dict[str, np.ndarray]
+
+
+def curve(loss: Callable, shown: Shown, tensors: Mapping[str, Tensor], x: np.ndarray) -> Curve:
+    arguments = {name: tensor.at(jnp.asarray(x, jnp.float32)) for name, tensor in tensors.items()}
+
+    def values(moved):
+        return loss(**{**arguments, **moved}, **shown.settings)
+
+    value, back = jax.vjp(values, {name: arguments[name] for name in shown.moving})
+    (gradients,) = back(jnp.ones_like(value))
+    at_x = {name: np.asarray(gradients[name][tensors[name].place]) for name in shown.moving}
+    return Curve(x, np.asarray(value).reshape(len(x), -1).sum(axis=-1), at_x)
+
+
+@functools.cache
+def slope(loss: Callable) -> str:
+    """The largest gradient in the range drawn and to a hundred times as far, and whether it grows there."""
+    seen = shown(loss)
+    low, high = seen.axis.low, seen.axis.high
+    out = np.geomspace(1, 100, POINTS)
+    # A log-probability ends at 0, so its averages are not followed beyond the range drawn.
+    beyond = [] if any("average" in name for name in seen.moving) else [low * out] + [high * out] * (high > 0)
+
+    def steepest(x):
+        curves = [curve(loss, seen, tensors, x) for _, tensors in seen.cases]
+        return max(float(np.abs(gradient).max()) for one in curves for gradient in one.gradients.values())
+
+    within = steepest(np.linspace(low, high, POINTS))
+    far = max((steepest(x) for x in beyond), default=0.0)
+    return (
+        "grows with x"
+        if far > 1.5 * within
+        else f"at most {max(within, far):.3g}" + " as drawn" * (not beyond)
+    )
+
+
+def flat_parts(loss: Callable, shown: Shown, tensors: Mapping[str, Tensor]) -> str:
+    """Where the gradient stays under a hundredth of its largest."""
+    x = np.linspace(shown.axis.low, shown.axis.high, POINTS)
+    steep = np.max([np.abs(g) for g in curve(loss, shown, tensors, x).gradients.values()], axis=0)
+    steep = np.flatnonzero(steep > steep.max() / 100)
+    if not len(steep):
+        return "everywhere"
+    below = f"below {x[steep[0]]:.3g}" if steep[0] > 0 else ""
+    above = f"above {x[steep[-1]]:.3g}" if steep[-1] < len(x) - 1 else ""
+    return " and ".join(filter(None, [below, above])) or "nowhere in the range drawn"
+
+
+def worked(loss: Callable, shown: Shown, tensors: Mapping[str, Tensor]) -> str:
+    """One call with its result and its gradient, to be checked by hand."""
+    x = np.full(POINTS, shown.axis.worked)
+    at = curve(loss, shown, tensors, x)
+    arguments = [f"{name}={_number(t.at(jnp.asarray(x, jnp.float32))[0])}" for name, t in tensors.items()]
+    arguments += [f"{name}={value:g}" for name, value in shown.settings.items()]
+    gradient = ", ".join(f"{float(g[0]):.6g} in {name}" for name, g in at.gradients.items())
+    return f"`{loss.__name__}({', '.join(arguments)})` is **{at.value[0]:.6g}**; its gradient {gradient}."
+
+
+def _number(array: jax.Array) -> str:
+    flat = [f"{float(value):g}" for value in np.asarray(array).reshape(-1)]
+    return flat[0] if array.ndim == 0 else f"[{', '.join(flat)}]"
+
+
+# --- The pages -----------------------------------------------------------------------------------------------------
+
+
+def data_of(loss: Callable) -> str:
+    names = " ".join(inspect.signature(loss).parameters)
+    kinds = {
+        "chosen": "pairs", "swapped_score": "pairs", "desirable": "single, labelled",
+        "advantages": "tokens, advantages",
+        "labels": "steps, labelled", "preference": "samples, preference", "sample": "samples", "scores": "lists",
+        "values": "tokens, returns", "reference_logps": "tokens", "logits": "distributions",
+    }  # fmt: skip
+    return next((kind for word, kind in kinds.items() if word in names), "completions")
+
+
+def reference_of(loss: Callable) -> str:
+    names = " ".join(inspect.signature(loss).parameters)
+    needed = [
+        word for word, signs in {"reference": ("logratio", "reference"), "behaviour": ("behaviour",)}.items()
+        if any(sign in names for sign in signs)
+    ]  # fmt: skip
+    return ", ".join(needed) or "none"
+
+
+def page(loss: Callable) -> str:
+    doc, seen = read_docstring(loss), shown(loss)
+    settings = ", ".join(f"{name} = {value:g}" for name, value in seen.settings.items())
+    flat = [
+        (f"{label}: " if label else "") + flat_parts(loss, seen, tensors) for label, tensors in seen.cases
+    ]
+    parts = [
+        f"# {loss.__name__}", doc.summary, _as_markdown(doc.body),
+        f"![The loss and its gradient](figures/{loss.__name__}.png)",
+        f"*x is {seen.axis.label}{'; ' + settings if settings else ''}.*",
+        "**Worked number.** " + " ".join(worked(loss, seen, tensors) for _, tensors in seen.cases),
+        f"**Slope**, measured: {slope(loss)}. **Flat** (under a hundredth of the steepest): {'; '.join(flat)}.",
+    ]  # fmt: skip
+    if "Args" in doc.sections:
+        parts.append("\n".join(_arguments(doc.sections["Args"])))
+    headings = {"Elsewhere": "Elsewhere, under this name"}
+    for name in SECTIONS[1:]:
+        if name in doc.sections and name != "Raises":
+            parts.append(f"**{headings.get(name, name)}.** {_linked(' '.join(doc.sections[name].split()))}")
+    file = Path(inspect.getfile(loss)).name
+    parts.append(
+        f"In [`prefjax/losses/{file}`](../../prefjax/losses/{file}); all losses: [the index](README.md)."
+    )
+    return "\n\n".join(parts) + "\n"
+
+
+def _arguments(text: str) -> list[str]:
+    entries = re.split(r"^(?=[a-z_]\w*:)", text, flags=re.MULTILINE)
+    pairs = (entry.partition(":")[::2] for entry in entries if entry.strip())
+    return [f"- `{name}`: {_linked(' '.join(said.split()))}" for name, said in pairs]
+
+
+def _as_markdown(body: str) -> str:
+    """Paragraphs as lines that flow, indented blocks as code."""
+    blocks = re.split(r"\n{2,}", body.strip("\n"))
+    out = []
+    for block in blocks:
+        if block.startswith("    "):
+            out.append("```text\n" + textwrap.dedent(block) + "\n```")
+        else:
+            out.append(_linked(" ".join(block.split())))
+    return "\n\n".join(out)
+
+
+def _linked(text: str) -> str:
+    known = {f.__name__ for functions in published(losses).values() for f in functions}
+    return re.sub(r"`(\w+)`", lambda m: f"[`{m[1]}`]({m[1]}.md)" if m[1] in known else m[0], text)
+
+
+def index() -> str:
+    """All losses in a table, a section a file; then what makes their inputs: returns and rewards."""
+    parts = [
+        "# Every loss",
+        "Made by `python -m experiments.loss_cards` from the docstrings and from running each function.",
+    ]
+    for file, functions in published(losses).items():
+        parts.append(f"## {_titled(losses, file)}")
+        rows = [
+            [
+                f"[`{f.__name__}`]({f.__name__}.md)", data_of(f), reference_of(f), slope(f),
+                _cell(_linked(_first_sentence(read_docstring(f).sections.get("Optimum", "")))),
+            ]
+            for f in functions
+        ]  # fmt: skip
+        parts.append(markdown_table(["loss", "data", "held fixed", "slope", "optimum"], rows))
+    parts.append("# What goes in: returns and rewards")
+    for room in (returns, rewards):
+        for file, functions in published(room).items():
+            parts.append(f"## `{room.__name__}`: {_titled(room, file)}")
+            for f in functions:
+                doc = read_docstring(f)
+                source = " ".join(doc.sections["Source"].split())
+                parts.append(f"**`{f.__name__}`**: {doc.summary}")
+                if doc.equation:
+                    parts.append(f"```text\n{doc.equation}\n```")
+                parts.append(f"*{source}*")
+    return "\n\n".join(parts) + "\n"
+
+
+def _titled(room: ModuleType, file: str) -> str:
+    """The first sentence of a file, which says its idea."""
+    first = (inspect.getdoc(importlib.import_module(f"{room.__name__}.{file}")) or "").partition("\n\n")[0]
+    return " ".join(first.split()).rstrip(".")
+
+
+def _first_sentence(text: str) -> str:
+    return re.split(r"(?<=[.;]) ", " ".join(text.split()) + " ")[0].rstrip(".; ")
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")
+
+
+def draw(loss: Callable, path: Path) -> None:
+    """The loss on the left, its gradient in each tensor on the right."""
+    seen = shown(loss)
+    x = np.linspace(seen.axis.low, seen.axis.high, POINTS)
+    with plt.rc_context(STYLE):
+        figure, (left, right) = plt.subplots(1, 2, figsize=(6.4, 2.2), layout="constrained")
+        for i, (label, tensors) in enumerate(seen.cases):
+            drawn = curve(loss, seen, tensors, x)
+            left.plot(x, drawn.value, lw=1.3, color=COLOURS[i], label=label or None)
+            for j, (name, gradient) in enumerate(drawn.gradients.items()):
+                said = ", ".join(filter(None, [f"in {name}" if len(drawn.gradients) > 1 else "", label]))
+                colour = COLOURS[i if len(seen.cases) > 1 else j]
+                right.plot(x, gradient, lw=1.3, ls=("-", "--", ":")[j % 3], color=colour, label=said or None)
+        for axis, title in ((left, "loss"), (right, "gradient")):
+            axis.set(title=title, xlabel=seen.axis.label)
+            if axis.get_legend_handles_labels()[0]:
+                axis.legend(fontsize=7)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path, dpi=110, bbox_inches="tight")
+        plt.close(figure)
+
+
+@dataclass(frozen=True)
+class Config:
+    out: Path = Path("docs/losses")
+
+
+def main(config: Config) -> None:
+    functions = [f for file in published(losses).values() for f in file]
+    for f in functions:
+        write_text(config.out / f"{f.__name__}.md", page(f))
+        draw(f, config.out / "figures" / f"{f.__name__}.png")
+    write_text(config.out / "README.md", index())
+    print(f"{len(functions)} cards in {config.out}")
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Config))
