@@ -80,6 +80,16 @@ def published(room: ModuleType) -> dict[str, list[Callable]]:
     return files
 
 
+def is_loss(function: Callable) -> bool:
+    """Whether it is to be minimised; others of the room are weights, masks and statistics that losses take."""
+    return "Optimum" in read_docstring(function).sections
+
+
+@functools.cache
+def every_loss() -> list[Callable]:
+    return [function for file in published(losses).values() for function in file if is_loss(function)]
+
+
 # --- What a loss is shown with -------------------------------------------------------------------------------------
 
 
@@ -114,29 +124,70 @@ VARIED: dict[str, tuple[Axis, Callable]] = {
     "scores": (Axis("first score, the others 0", -6.0, 6.0, 1.0), lambda x: x),
     "values": (Axis("V - G", -2.0, 2.0, 0.5), lambda x: x),
     "logits": (Axis("logit of the first of two", -6.0, 6.0, 1.0), lambda x: x),
+    "chosen_logps": (Axis("log π(y⁺|x) - log π(y⁻|x), nats", -40.0, 40.0, 2.0), lambda x: -43.0 + x / 2),
+    "rejected_logps": (Axis("log π(y⁺|x) - log π(y⁻|x), nats", -40.0, 40.0, 2.0), lambda x: -43.0 - x / 2),
+    "chosen_mean": (Axis("μ⁺ - μ⁻", -6.0, 6.0, 1.0), lambda x: x / 2),
+    "rejected_mean": (Axis("μ⁺ - μ⁻", -6.0, 6.0, 1.0), lambda x: -x / 2),
+    "logratios": (Axis("log-ratio of a token, nats", -4.0, 4.0, 1.0), lambda x: x),
+    "entropies": (Axis("entropy, nats", 0.0, 4.0, 1.0), lambda x: x),
+    "degree_logits": (Axis("logit of the right degree, the others 0", -6.0, 6.0, 1.0), lambda x: x),
 }
+LIKELY = Axis("log π(yₜ|·), nats", -8.0, -0.02, -2.0)
+RATIO = Axis("ρ, nats", -4.0, 4.0, 1.0)
+RELEVANCE = np.array([2.0, 1.0, 0.0])
+RATIONALE = Axis("log π(r|q), nats", -80.0, 0.0, -40.0)
 # What stands still. A tensor that takes several values makes a curve of each.
-HELD: dict[str, float | tuple[float, ...]] = {
+HELD: dict[str, float | tuple[float, ...] | np.ndarray] = {
     "behaviour_logps": -2.0, "reference_logps": -2.0, "reference_logp": -12.0, "chosen_reference_logp": -43.0,
     "rejected_reference_logp": -43.0, "mask": 1.0, "advantages": (1.0, -1.0), "desirable": (1.0, 0.0),
     "labels": (1.0, 0.0), "preference": (1.0, 0.0), "behaviour_values": 0.3, "returns": 0.0, "reference_logits": 0.0,
+    "rewards": 1.0, "reward": np.array([1.0, 0.0, -1.0]), "optimal_values": 0.5, "value": 0.0, "selected": 1.0,
+    "chosen_win_rate": 0.75, "rejected_win_rate": 0.25, "chosen_mask": 1.0, "rejected_mask": 1.0, "chosen_length": 6.0,
+    "rejected_length": 7.0, "target_scores": np.array([2.0, 1.0, 0.0]), "rationale_logp": -40.0, "chosen_kl": 1.0,
+    "rationale_average_logp": -2.0, "target_logp": -43.0, "rating": 0.0, "rejected_kl": 2.0, "chosen_variance": 0.5,
+    "rejected_variance": 0.5, "degree": 0.0, "label": (2.0, 1.0, 0.0), "thresholds": np.array([-1.0, 0.0, 1.0]),
 }  # fmt: skip
 SETTINGS = {
-    "beta": 0.1,
-    "label_smoothing": 0.1,
-    "kl": 0.0,
-    "shift": 0.0,
-    "gamma": 0.5,
-    "alpha": 0.01,
-    "max_ratio": 5.0,
-}
+    "beta": 0.1, "label_smoothing": 0.1, "kl": 0.0, "shift": 0.0, "gamma": 0.5, "alpha": 0.01, "max_ratio": 5.0,
+    "temperature": 0.1, "batch_margin": 2.0, "threshold": 1.0, "offset": 0.2, "penalty": 5.0, "delta": 1.0,
+    "coef": 0.01, "flip_probability": 0.1, "bias": 1.0,
+}  # fmt: skip
 # Where one vocabulary does not serve: `{loss: {argument: value or function of x}}`, and an axis under "axis".
 SPECIAL: dict[str, dict[str, Any]] = {
-    "nll_loss": {"axis": Axis("log π(yₜ|·), nats", -8.0, 0.0, -2.0), "logps": lambda x: x},
-    "reinforce_loss": {"axis": Axis("log π(yₜ|·), nats", -8.0, 0.0, -2.0), "logps": lambda x: x},
+    "nll_loss": {"axis": LIKELY, "logps": lambda x: x},
+    "dft_loss": {"axis": LIKELY, "logps": lambda x: x},
+    "unlikelihood_loss": {"axis": LIKELY, "logps": lambda x: x},
+    "reinforce_loss": {"axis": LIKELY, "logps": lambda x: x},
+    "unlikelihood_pair_loss": {
+        "axis": VARIED["chosen_average_logp"][0],
+        "chosen_logps": VARIED["chosen_average_logp"][1],
+        "rejected_logps": VARIED["rejected_average_logp"][1],
+    },
+    "iterated_dpo_loss": {"chosen_average_logp": -2.0},
+    "forward_kl_link": {"axis": RATIO},
+    "jensen_shannon_link": {"axis": RATIO},
+    "alpha_link": {"axis": RATIO, "alpha": 0.5},
+    "reverse_kl_link": {"axis": RATIO},
+    "clip_cov_loss": {"selected": 0.0},
+    "centring_term": {"axis": Axis("r⁺ = r⁻", -6.0, 6.0, 1.0), "rejected_reward": lambda x: x / 2},
+    "all_pairs_loss": {"labels": RELEVANCE},
+    "lipo_lambda_loss": {"labels": RELEVANCE},
     "exo_pair_loss": {"label_smoothing": 1e-3},
     "simpo_loss": {"beta": 2.5},
     "xpo_loss": {"sample_logp": -12.0},
+    "alphapo_loss": {"beta": 2.5, "alpha": 0.25},
+    "beta_dpo_loss": {"alpha": 0.6},
+    "length_regularised_dpo_loss": {"alpha": 0.05},
+    "slic_loss": {"alpha": 0.1},
+    "nca_loss": {"temperature": 1.0},
+    "rationale_term": {"axis": RATIONALE, "rationale_logp": lambda x: x, "gamma": 0.1},
+    "rationale_sigmoid_term": {"axis": RATIONALE, "rationale_logp": lambda x: x, "gamma": 0.1},
+    "rationale_dpo_loss": {"gamma": 0.1},
+    "rationale_orpo_loss": {"gamma": 1.0},
+    "rating_loss": {"axis": Axis("score less rating", -6.0, 6.0, 1.0), "score": lambda x: x},
+    "ordinal_loss": {"axis": Axis("score", -6.0, 6.0, 1.0), "score": lambda x: x},
+    "oreo_policy_loss": {"values": 0.5, "returns": 1.0},
+    "oreo_value_loss": {"logratios": 0.0, "returns": 1.0},
     "kl_k1": {"axis": Axis("log π(yₜ|·)/π₀(yₜ|·), nats", -2.0, 2.0, 0.2)},
     "kl_k2": {"axis": Axis("log π(yₜ|·)/π₀(yₜ|·), nats", -2.0, 2.0, 0.2)},
     "kl_k3": {"axis": Axis("log π(yₜ|·)/π₀(yₜ|·), nats", -2.0, 2.0, 0.2)},
@@ -199,11 +250,13 @@ def _trailing(annotation: Any) -> list[str]:
     return [axis for axis in annotation.dim_str.split() if not axis.startswith("*")]
 
 
-def _tensor(value: float | Callable, trailing: list[str]) -> Tensor:
+def _tensor(value: float | np.ndarray | Callable, trailing: list[str]) -> Tensor:
     """A constant everywhere, or x at one place of the trailing axes and 0 at the others."""
-    sizes = tuple({"K": 3, "V": 2, "A": 2, "2": 2}.get(axis, 1) for axis in trailing)
+    sizes = tuple({"K": 3, "D": 3, "V": 2, "A": 2, "2": 2}.get(axis, 1) for axis in trailing)
     # Of two classes, "wrong" and "right", the second is varied.
     place = (..., *(1 if axis == "2" else 0 for axis in trailing))
+    if isinstance(value, np.ndarray):
+        return Tensor(lambda x: jnp.broadcast_to(jnp.asarray(value, x.dtype), x.shape + value.shape), place)
     if callable(value):
         return Tensor(lambda x: jnp.zeros(x.shape + sizes, x.dtype).at[place].set(value(x)), place)
     return Tensor(lambda x: jnp.full(x.shape + sizes, value, x.dtype), place)
@@ -349,7 +402,7 @@ def _as_markdown(body: str) -> str:
 
 
 def _linked(text: str) -> str:
-    known = {f.__name__ for functions in published(losses).values() for f in functions}
+    known = {loss.__name__ for loss in every_loss()}
     return re.sub(r"`(\w+)`", lambda m: f"[`{m[1]}`]({m[1]}.md)" if m[1] in known else m[0], text)
 
 
@@ -364,23 +417,27 @@ def index() -> str:
         rows = [
             [
                 f"[`{f.__name__}`]({f.__name__}.md)", data_of(f), reference_of(f), slope(f),
-                _cell(_linked(_first_sentence(read_docstring(f).sections.get("Optimum", "")))),
+                _cell(_linked(_first_sentence(read_docstring(f).sections["Optimum"]))),
             ]
-            for f in functions
+            for f in functions if is_loss(f)
         ]  # fmt: skip
-        parts.append(markdown_table(["loss", "data", "held fixed", "slope", "optimum"], rows))
+        if rows:
+            parts.append(markdown_table(["loss", "data", "held fixed", "slope", "optimum"], rows))
+        parts.extend(map(_entry, (f for f in functions if not is_loss(f))))
     parts.append("# What goes in: returns and rewards")
     for room in (returns, rewards):
         for file, functions in published(room).items():
             parts.append(f"## `{room.__name__}`: {_titled(room, file)}")
-            for f in functions:
-                doc = read_docstring(f)
-                source = " ".join(doc.sections["Source"].split())
-                parts.append(f"**`{f.__name__}`**: {doc.summary}")
-                if doc.equation:
-                    parts.append(f"```text\n{doc.equation}\n```")
-                parts.append(f"*{source}*")
+            parts.extend(map(_entry, functions))
     return "\n\n".join(parts) + "\n"
+
+
+def _entry(function: Callable) -> str:
+    """A function that is not minimised: name, sentence, equation, source."""
+    doc = read_docstring(function)
+    source = _linked(" ".join(doc.sections["Source"].split()))
+    equation = f"\n\n```text\n{doc.equation}\n```" if doc.equation else ""
+    return f"**`{function.__name__}`**: {doc.summary}{equation}\n\n*{source}*"
 
 
 def _titled(room: ModuleType, file: str) -> str:
@@ -425,7 +482,7 @@ class Config:
 
 
 def main(config: Config) -> None:
-    functions = [f for file in published(losses).values() for f in file]
+    functions = every_loss()
     for f in functions:
         write_text(config.out / f"{f.__name__}.md", page(f))
         draw(f, config.out / "figures" / f"{f.__name__}.png")

@@ -108,7 +108,7 @@ def grpo_problem(config: Config, mesh: Mesh, model: Model, stop_tokens, frozen: 
         temperature=config.temperature,
     )
     common: dict[str, Any] = {
-        "max_new_tokens": config.max_new_tokens, "epsilon": config.epsilon, "epsilon_high": config.epsilon_high,
+        "max_new_tokens": config.max_new_tokens, "epsilon": config.clip[0], "epsilon_high": config.epsilon_high,
         "temperature": config.temperature,
     }  # fmt: skip
     if config.algorithm == "rloo":
@@ -125,7 +125,7 @@ def grpo_problem(config: Config, mesh: Mesh, model: Model, stop_tokens, frozen: 
         )  # fmt: skip
         objective = grpo_objective(
             model.policy, loss_type=cast(LossType, config.which_loss), beta=config.price,
-            importance_sampling_level=config.importance_sampling_level, **common,
+            importance_sampling_level=config.level, **common,
         )  # fmt: skip
 
     def finish(frozen, params, key, batch):
@@ -180,7 +180,7 @@ def ppo_problem(config: Config, mesh: Mesh, model: Model, stop_tokens, frozen: d
         )
 
     objective = ppo_objective(
-        policy, max_new_tokens=config.max_new_tokens, cliprange=config.epsilon, cliprange_value=config.epsilon_value,
+        policy, max_new_tokens=config.max_new_tokens, cliprange=config.clip[0], cliprange_value=config.epsilon_value,
         vf_coef=config.vf_coef, temperature=config.temperature,
     )  # fmt: skip
     updates = config.iterations * config.num_mini_batches

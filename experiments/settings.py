@@ -6,9 +6,9 @@ import math
 import re
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
-from prefjax.align import PAIRED_LOSSES, UNPAIRED_LOSSES
+from prefjax.align import PAIRED_LOSSES, UNPAIRED_LOSSES, LossType, clip_range
 from prefjax.checks import refuse, require
 from prefjax.policy import LORA_TARGETS, LoraConfig
 
@@ -34,7 +34,7 @@ class Config:
     loss: str | None = None
     """By TRL's name. dpo, online_dpo: sigmoid (unless given), or another of prefjax.align.PAIRED_LOSSES: ipo, hinge,
     robust, simpo, orpo, aot, tdpo2, …; kto: kto (unless given), bco, apo_zero_unpaired; grpo: dapo (unless given), grpo,
-    bnpo, dr_grpo, cispo."""
+    bnpo, dr_grpo, cispo, sapo, luspo, vespo, gspo, gmpo."""
     model: str = ""
     """Hugging Face directory to start from."""
     data: str = ""
@@ -101,14 +101,15 @@ class Config:
     """grpo, rloo: updates on each batch of completions, 1 unless given; ppo: epochs over it, 4 unless given."""
     num_mini_batches: int = 1
     """ppo: pieces of a batch of completions, an update each."""
-    epsilon: float = 0.2
-    """grpo, rloo, ppo: how far a probability ratio counts."""
+    epsilon: float | None = None
+    """grpo, rloo, ppo: how far a probability ratio counts; 0.2 unless given, gmpo 0.4 (in nats), gspo 3e-4."""
     epsilon_high: float | None = None
-    """grpo, rloo: the same upwards; --epsilon unless given. cispo: the cap itself."""
+    """grpo, rloo: the same upwards; --epsilon unless given, gspo 4e-4. cispo: the cap itself."""
     scale_rewards: Literal["group", "batch", "none"] = "group"
     """grpo: what advantages are divided by; none is Dr. GRPO."""
-    importance_sampling_level: Literal["token", "sequence"] = "token"
-    """grpo: a ratio for each token, or one for the whole completion (GSPO)."""
+    importance_sampling_level: Literal["token", "sequence"] | None = None
+    """grpo: a ratio for each token, or one for the whole completion. Unless given: token, luspo and gspo sequence. (TRL's
+    luspo has token unless set, and asks for sequence.)"""
     mask_truncated_completions: bool = False
     """grpo, rloo: completions that ran out of room count for nothing."""
     alpha: float = 1e-5
@@ -193,6 +194,18 @@ class Config:
         return self.loss or {"kto": "kto", "grpo": "dapo"}.get(self.algorithm or "", "sigmoid")
 
     @property
+    def clip(self) -> tuple[float, float]:
+        """How far a probability ratio counts, down and up, as given or by the loss."""
+        return clip_range(self.which_loss, self.epsilon, self.epsilon_high)
+
+    @property
+    def level(self) -> Literal["token", "sequence"]:
+        """What has a ratio of its own, as given or by the loss."""
+        return self.importance_sampling_level or (
+            "sequence" if self.which_loss in ("luspo", "gspo") else "token"
+        )
+
+    @property
     def group(self) -> int:
         """Completions of each prompt."""
         return self.num_samples or (2 if self.algorithm == "rloo" else 8)
@@ -212,7 +225,7 @@ LOSSES: dict[str, tuple[str, ...]] = {
         if paired.known_at_start and not paired.of_tokens and paired.statistics is None
     ),
     "kto": tuple(UNPAIRED_LOSSES),
-    "grpo": ("dapo", "grpo", "bnpo", "dr_grpo", "cispo"),
+    "grpo": get_args(LossType),
 }
 ROLLOUTS = ("nash_md", "online_dpo", "xpo", "grpo", "rloo", "ppo", "rejection")
 BETAS = {"grpo": 0.0, "rloo": 0.05, "ppo": 0.05}
@@ -267,7 +280,7 @@ def identity(config: Config, **contents: object) -> dict:
     }
     decided = {
         "beta": config.price, "loss": config.which_loss, "num_samples": config.group,
-        "num_iterations": config.iterations,
+        "num_iterations": config.iterations, "epsilon": config.clip[0], "importance_sampling_level": config.level,
     }  # fmt: skip
     settings.update({name: value for name, value in decided.items() if name in settings})
     return {**settings, **contents}

@@ -6,6 +6,8 @@ from prefjax.align.advantages import add_statistics as add_statistics
 from prefjax.align.advantages import rollout_metrics as rollout_metrics
 from prefjax.align.best_of_n import best_of_n as best_of_n
 from prefjax.align.best_of_n import round_robin as round_robin
+from prefjax.align.grpo import LossType as LossType
+from prefjax.align.grpo import clip_range as clip_range
 from prefjax.align.judges import preference_judge as preference_judge
 from prefjax.align.judges import preference_objective as preference_objective
 from prefjax.align.judges import reward_judge as reward_judge
@@ -29,7 +31,6 @@ from prefjax.align.pairs import add_pair_statistics as add_pair_statistics
 from prefjax.align.pairs import add_reference as add_reference
 from prefjax.align.pairs import paired_objective as paired_objective
 from prefjax.align.pairs import pairs_at_once as pairs_at_once
-from prefjax.align.policy_gradient import LossType as LossType
 from prefjax.align.policy_gradient import grpo_objective as grpo_objective
 from prefjax.align.policy_gradient import reinforce_objective as reinforce_objective
 from prefjax.align.policy_gradient import rloo_objective as rloo_objective

@@ -1,20 +1,17 @@
 """Objectives on a rollout with advantages: GRPO and its relatives, RLOO, REINFORCE."""
 
-from collections.abc import Callable
-from typing import Literal
+from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, PyTree
+from jaxtyping import PyTree
 
 from prefjax.align.advantages import rollout_metrics
+from prefjax.align.grpo import Level, LossType, clip_range, clip_regions, grpo_terms
 from prefjax.checks import require
-from prefjax.losses import cispo_loss, kl_k3, ppo_clip_loss, reinforce_loss
+from prefjax.losses import ppo_clip_loss, reinforce_loss
 from prefjax.policy import Policy, hidden_states, predicted_logps_and_entropies, predictions
 from prefjax.types import Scalar, Weighted
-
-LossType = Literal["grpo", "bnpo", "dr_grpo", "dapo", "cispo"]
-Level = Literal["token", "sequence"]
 
 
 def grpo_objective(
@@ -25,47 +22,53 @@ def grpo_objective(
     importance_sampling_level: Level = "token",
     beta: float = 0.0,
     use_bias_correction_kl: bool = True,
-    epsilon: float = 0.2,
+    epsilon: float | None = None,
     epsilon_high: float | None = None,
     delta: float | None = None,
+    loss_settings: Mapping[str, Scalar] = {},
     temperature: float = 1.0,
 ) -> Callable:
     """`params, batch, key -> dict of Weighted` for what `add_grpo_advantages` has finished.
 
         ℓₜ = -min(min(ρₜ, δ) A, clip(ρₜ, 1 - ε, 1 + ε_high) A) + β ρₜ (e⁻ᵏ - 1 + k),   k = log π - log π₀
-        cispo: the first term is -sg(min(ρₜ, ε_high)) A log π
+        cispo, sapo, vespo, gmpo: the first term is that of their loss in `prefjax.losses`
 
     and the loss is an average of ℓₜ over the tokens of a whole optimiser step:
 
-        grpo          Σᵢ (Σₜ ℓᵢₜ / |yᵢ|) / number of sequences
-        bnpo          Σᵢₜ ℓᵢₜ / number of tokens of this update
-        dapo, cispo   Σᵢₜ ℓᵢₜ / (number of sequences of this update · mean length in the whole rollout)
-        dr_grpo       Σᵢₜ ℓᵢₜ / (number of sequences · max_new_tokens)
+        grpo, gspo, sapo, gmpo   Σᵢ (Σₜ ℓᵢₜ / |yᵢ|) / number of sequences
+        bnpo                     Σᵢₜ ℓᵢₜ / number of tokens of this update
+        dapo, cispo, vespo       Σᵢₜ ℓᵢₜ / (number of sequences of this update · mean length in the whole rollout)
+        dr_grpo                  Σᵢₜ ℓᵢₜ / (number of sequences · max_new_tokens)
+        luspo                    Σᵢₜ ℓᵢₜ / number of sequences
 
     Where a rollout is one update bnpo and dapo are the same: TRL's bnpo averages averages of microbatches, which
     depends on how they were cut. Sequences that are masked count in the number of sequences, as in TRL.
 
     Args:
-      importance_sampling_level: "sequence" takes the geometric mean of a completion's ratios for ρ: with
-        loss_type="grpo", ε = 3e-4 and ε_high = 4e-4 that is GSPO.
+      loss_type: TRL's names; gspo and gmpo, which have none there, are its `importance_sampling_level="sequence"` and its
+        GMPOTrainer.
+      importance_sampling_level: "sequence" takes the geometric mean of a completion's ratios for ρ. LUSPO is "luspo"
+        with that; gspo is "grpo" with that, and gmpo and vespo have ratios of their own.
       beta: β, needs `reference_logps` unless 0.
       use_bias_correction_kl: False leaves ρ out of the KL term, whose gradient then is that of KL(π₀‖π): the
-        estimate of GRPO's paper, and TRL's before 1.16.
+        estimate of GRPO's paper, TRL's before 1.16, and that of TRL's GMPOTrainer always.
+      epsilon: ε, 0.2 unless given; for gmpo 0.4 nats, for gspo 3e-4 beside 4e-4.
       epsilon_high: ε unless given; 0.28 in DAPO. For cispo the cap itself, 5 for one.
       delta: δ > 1 + ε_high; none unless given.
+      loss_settings: what else `sapo_loss` or `vespo_loss` takes.
       temperature: that was sampled at.
 
     On the first update after a rollout `ratio` is 1 and nothing is clipped. `kl` is the mean of the KL term.
     Raises: InputError for cispo without its cap.
     Source: Shao et al., "DeepSeekMath", 2024 (arXiv:2402.03300); Yu et al., "DAPO", 2025 (arXiv:2503.14476); Liu et
       al., "Understanding R1-Zero-Like Training", 2025 (arXiv:2503.20783); "MiniMax-M1", 2025 (arXiv:2506.13585);
-      Zheng et al., "GSPO", 2025 (arXiv:2507.18071). Settings: TRL 1.16's GRPOConfig.
+      Zheng et al., "GSPO", 2025 (arXiv:2507.18071); the losses' own. Settings: TRL 1.16's GRPOConfig.
     """
     require(
         loss_type != "cispo" or epsilon_high is not None, "grpo_objective", "cispo without epsilon_high",
         "the cap of the ratio itself", "Give epsilon_high=5.0, as ScaleRL does.",
     )  # fmt: skip
-    high = epsilon if epsilon_high is None else epsilon_high
+    low, high = clip_range(loss_type, epsilon, epsilon_high)
 
     def objective(params: PyTree, batch: dict, key) -> dict[str, Weighted]:
         del key
@@ -76,7 +79,8 @@ def grpo_objective(
             rows["behaviour_logps"], rows["advantages"], present, batch["weight"], rows["learned"],
             rows["mean_length"],
             loss_type=loss_type, importance_sampling_level=importance_sampling_level, beta=beta,
-            use_bias_correction_kl=use_bias_correction_kl, epsilon=epsilon, epsilon_high=high, delta=delta,
+            use_bias_correction_kl=use_bias_correction_kl, epsilon=low, epsilon_high=high, delta=delta,
+            loss_settings=loss_settings,
         )  # fmt: skip
         loss = terms.pop("loss")
         mask = present * (batch["weight"] * rows["learned"])[:, None]
@@ -84,72 +88,6 @@ def grpo_objective(
         return {**rollout_metrics(batch), **terms, "entropy": entropy, "loss": loss}
 
     return objective
-
-
-def grpo_terms(
-    logps: Float[Array, "B C"],
-    reference_logps: Float[Array, "B C"],
-    behaviour_logps: Float[Array, "B C"],
-    advantages: Float[Array, " B"],
-    present: Float[Array, "B C"],
-    weight: Float[Array, " B"],
-    learned: Float[Array, " B"],
-    mean_length: Float[Array, " B"],
-    *,
-    loss_type: LossType,
-    importance_sampling_level: Level,
-    beta: float,
-    use_bias_correction_kl: bool,
-    epsilon: float,
-    epsilon_high: float,
-    delta: float | None,
-) -> dict[str, Weighted]:
-    """The objective of GRPO from log-probabilities on; see `grpo_objective`, which is this joined to a policy."""
-    mask = present * (weight * learned)[:, None]
-    # Before anything is computed of it: 0 times the slope at nan is nan.
-    behaviour_logps, reference_logps = (
-        jnp.where(mask > 0, values, jax.lax.stop_gradient(logps))
-        for values in (behaviour_logps, reference_logps)
-    )
-    advantages = jnp.where(weight > 0, advantages, 0.0)
-    by_token = jnp.broadcast_to(advantages[:, None], logps.shape)
-    log_ratio = logps - behaviour_logps
-    if importance_sampling_level == "sequence":
-        lengths = jnp.maximum(jnp.sum(present, axis=-1), 1.0)
-        mean = jnp.sum(log_ratio * present, axis=-1) / lengths
-        log_ratio = jnp.broadcast_to(mean[:, None], logps.shape)
-    ratio = jnp.exp(jax.lax.stop_gradient(log_ratio))
-
-    if loss_type == "cispo":
-        behaviour = jax.lax.stop_gradient(logps - log_ratio)
-        losses = cispo_loss(logps, behaviour, by_token, max_ratio=epsilon_high)
-        clipped = {"cispo_clip_ratio": (ratio > epsilon_high) & (by_token > 0)}
-    else:
-        cap = jnp.inf if delta is None else delta
-        losses = ppo_clip_loss(
-            log_ratio, jnp.zeros_like(logps), by_token,
-            epsilon_low=epsilon, epsilon_high=epsilon_high, max_ratio=cap,
-        )  # fmt: skip
-        clipped = clip_regions(ratio, by_token, epsilon, epsilon_high)
-    kl = kl_k3(logps, reference_logps)
-    if use_bias_correction_kl:
-        kl = kl * jnp.exp(jnp.clip(log_ratio, -20.0, 20.0))
-    if beta != 0:
-        losses = losses + beta * kl
-
-    per_sequence = jnp.sum(jnp.where(mask > 0, losses, 0.0), axis=-1)
-    if loss_type == "grpo":
-        loss = Weighted.of(per_sequence / jnp.maximum(jnp.sum(present, axis=-1), 1.0), weight)
-    elif loss_type == "dr_grpo":
-        loss = Weighted.of(per_sequence / logps.shape[-1], weight)
-    elif loss_type == "bnpo":
-        loss = Weighted.tokens(losses, mask)
-    else:
-        # Σ over sequences of the mean length is the number of tokens where one update takes the whole rollout.
-        loss = Weighted(Weighted.of(per_sequence, weight).total, jnp.sum(weight * mean_length))
-    measured = {"kl": kl} if beta != 0 else {}
-    measured |= {"ratio": ratio, **{name: which.astype(jnp.float32) for name, which in clipped.items()}}
-    return {**{name: Weighted.tokens(values, mask) for name, values in measured.items()}, "loss": loss}
 
 
 def rloo_objective(
@@ -214,18 +152,6 @@ def reinforce_objective(policy: Policy, *, max_new_tokens: int, temperature: flo
         }
 
     return objective
-
-
-def clip_regions(
-    ratio: Float[Array, "*batch"],
-    advantages: Float[Array, "*batch"],
-    epsilon: Scalar,
-    epsilon_high: Scalar,
-) -> dict[str, Bool[Array, "*batch"]]:
-    """Where the surrogate has no gradient, under TRL's names."""
-    low = (ratio < 1 - epsilon) & (advantages < 0)
-    high = (ratio > 1 + epsilon_high) & (advantages > 0)
-    return {"clip_ratio/low_mean": low, "clip_ratio/high_mean": high, "clip_ratio/region_mean": low | high}
 
 
 def _forward(policy, params, rows, max_new_tokens, temperature):

@@ -22,7 +22,7 @@ from prefjax.align.advantages import (
     rollout_statistics,
     token_mask,
 )
-from prefjax.align.policy_gradient import clip_regions
+from prefjax.align.grpo import clip_regions
 from prefjax.align.rows import only_rows
 from prefjax.checks import require
 from prefjax.losses import ppo_clip_loss, value_loss

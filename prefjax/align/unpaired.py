@@ -17,7 +17,7 @@ from jaxtyping import Array, Float, Int, PyTree
 
 from prefjax.align.paired_losses import call_by_name
 from prefjax.align.rows import joined, only_rows, summed_logps
-from prefjax.losses import bco_loss, kto_loss
+from prefjax.losses import apo_zero_unpaired_loss, bco_loss, bco_shift, kto_kl, kto_loss
 from prefjax.policy import Policy
 from prefjax.types import Scalar, Weighted
 
@@ -36,7 +36,7 @@ class UnpairedLoss(NamedTuple):
 
 UNPAIRED_LOSSES: dict[str, UnpairedLoss] = {
     "kto": UnpairedLoss(kto_loss, "kl"),
-    "apo_zero_unpaired": UnpairedLoss(kto_loss),
+    "apo_zero_unpaired": UnpairedLoss(apo_zero_unpaired_loss),
     "bco": UnpairedLoss(bco_loss, "shift"),
 }
 
@@ -88,7 +88,7 @@ def add_mismatched_kl(policy: Policy, *, max_completion: int) -> Callable:
             ]
 
         ours, theirs = jax.lax.map(one, (rows, others))
-        kl = jnp.maximum(Weighted.of(ours - theirs, weight).mean(), 0.0)
+        kl = jnp.maximum(kto_kl(ours - theirs, weight).mean(), 0.0)
         return {**batch, "kl": jnp.full(weight.shape, kl)}
 
     return add
@@ -110,7 +110,7 @@ def add_mean_reward(policy: Policy, *, beta: float, max_completion: int) -> Call
 
         rows, weight = batch["completion"], batch["weight"]
         logratio = jax.lax.map(one, only_rows(rows)) - rows["reference_logp"]
-        seen = jax.tree.map(jnp.add, so_far, Weighted.of(beta * logratio, weight))
+        seen = jax.tree.map(jnp.add, so_far, bco_shift(logratio, weight, beta=beta))
         return {**batch, "shift": jnp.full(weight.shape, seen.mean())}, seen
 
     return add

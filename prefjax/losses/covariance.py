@@ -90,7 +90,8 @@ def kl_cov_loss(
     )
     log_ratio = logps - jax.lax.stop_gradient(behaviour_logps)
     ratio = jnp.exp(jnp.clip(log_ratio, -MAX_LOG_RATIO, MAX_LOG_RATIO))
-    price = jnp.where(selected != 0, coef * jnp.abs(log_ratio), 0.0)
+    # |d| as d times its sign, which is 0 at 0: JAX gives jnp.abs the slope 1 there.
+    price = jnp.where(selected != 0, coef * log_ratio * jax.lax.stop_gradient(jnp.sign(log_ratio)), 0.0)
     return price - ratio * jax.lax.stop_gradient(advantages)
 
 

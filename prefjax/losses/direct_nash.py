@@ -6,7 +6,7 @@ can be prepared beforehand: samples, judgements, pairs; what is left is a loss o
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Shaped
+from jaxtyping import Array, Bool, Float, Shaped
 
 from prefjax.checks import refuse
 from prefjax.losses.preference import dpo_loss
@@ -105,15 +105,14 @@ def sample_win_rates(
     Relatives: what `dno_loss` and `sppo_loss` regress on. SPPO counts a completion against itself too, as 1/2.
     Source: Rosset et al., "Direct Nash Optimization", 2024, section 4 (arXiv:2404.03715).
     """
-    size = jnp.shape(mask)[-1:]
-    if jnp.shape(preference) != (*jnp.shape(mask), *size):
+    if jnp.shape(preference) != (*jnp.shape(mask), *jnp.shape(mask)[-1:]):
         refuse(
             "sample_win_rates", f"preference has shape {jnp.shape(preference)}, mask has shape {jnp.shape(mask)}",
             "[..., K, K] and [..., K]", "Row i, column j is how likely completion i beats completion j.",
         )  # fmt: skip
     (preference,) = aligned("sample_win_rates", preference=preference)
     present = mask != 0
-    others = present[..., None, :] & ~jnp.eye(*size, dtype=bool)
+    others = present[..., None, :] & _off_diagonal(preference.shape)
     number = jnp.sum(others, axis=-1)
     wins = jnp.sum(jnp.where(others, preference, 0.0), axis=-1)
     rate = jnp.where(number == 0, 0.5, wins / jnp.maximum(number, 1))
@@ -153,8 +152,13 @@ def dno_prct_pairs(
     """
     scores, teacher, mask = aligned("dno_prct_pairs", scores=scores, teacher=teacher, mask=mask)
     margin = jnp.where(teacher != 0, teacher_margin, student_margin)[..., None]
-    # Not by a margin of 0 over itself.
-    apart = ~jnp.eye(scores.shape[-1], dtype=bool)
     better = (scores[..., None] - scores[..., None, :] >= margin) & (scores >= min_score)[..., None]
     present = (mask != 0)[..., None] & (mask != 0)[..., None, :]
-    return jax.lax.stop_gradient((better & present & apart).astype(scores.dtype))
+    # With a margin of 0 a completion would beat itself.
+    pairs = better & present & _off_diagonal(better.shape)
+    return jax.lax.stop_gradient(pairs.astype(scores.dtype))
+
+
+def _off_diagonal(shape: tuple[int, ...]) -> Bool[Array, "..."]:
+    row, column = (jax.lax.broadcasted_iota(jnp.int32, shape, len(shape) - axis) for axis in (2, 1))
+    return row != column

@@ -145,8 +145,8 @@ def iterated_dpo_loss(
       rejected_logratio: ρ⁻ of the other one.
       chosen_average_logp: log π(y⁺|x) / |y⁺|: the log-probability of the preferred completion, divided by its
         length, in nats a token.
-      beta: β > 0, in reward per nat away from π₀; 0.1 in the paper.
-      alpha: α >= 0, a weight; 1 in the paper.
+      beta: β > 0, in reward per nat away from π₀.
+      alpha: α >= 0, a weight.
 
     Returns: a loss in nats for each pair.
     Raises: InputError where the shapes differ.

@@ -35,7 +35,7 @@ def wpo_weights(
     Raises: InputError where the shapes differ.
     Range: everywhere; an exponent above 80, which no policy has, counts as 80.
     Relatives: with log maxᵥ π(v) in place of `log_sum_squares` it is the paper's greedy alignment, at most 1.
-    Elsewhere: TRL 1.16 has this weight, without a clamp; versions before 1.0 clamped the product of the two at 1, and
+    Elsewhere: TRL 1.16 has this weight, without a clamp; older versions clamped the product of the two at 1, and
       1.10 let a gradient through `logps`. open-instruct multiplies sums by masks, which gives another number.
     Source: Zhou et al., "WPO: Enhancing RLHF with Weighted Preference Optimization", 2024, eq. 2
       (arXiv:2406.11827); the bound is derived.

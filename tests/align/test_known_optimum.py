@@ -204,7 +204,7 @@ ROWS: dict[str, Row] = {
     "dno_prct": DPO,
     "cpl": Row(lambda t: np.log(t.policy[0] / t.policy[1]), LOGIT / BETA),
     "slic": Row(share, lowest(either(slic)), 5e-3),
-    "unlikelihood": Row(lambda t: t.policy[:2], (P, 1 - P)),
+    "unlikelihood": Row(lambda t: t.policy[:2], (P, 1 - P), 5e-3),  # what is left goes as 1/steps
 }
 LINKS = {
     "forward_kl": forward_kl_link,

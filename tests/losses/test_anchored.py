@@ -4,8 +4,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from prefjax.losses import apo_down_loss, apo_zero_loss, bco_pair_loss, nca_pair_loss, sppo_hard_loss
+from prefjax.losses import (
+    apo_down_loss,
+    apo_zero_loss,
+    bco_loss,
+    bco_pair_loss,
+    dpo_loss,
+    ipo_loss,
+    kto_loss,
+    nca_pair_loss,
+    sppo_hard_loss,
+    sppo_loss,
+)
 
 # The two pairs of test_preference.py, β = 0.1: values, then d/dL_w and d/dL_l.
 CHOSEN, REJECTED = np.array([1.0, -1.0]), np.array([-0.5, 1.0])
@@ -121,3 +134,72 @@ def test_none_ignores_a_shift_of_both_log_ratios():
     for loss, *_ in KNOWN.values():
         moved = loss(chosen + 4, rejected + 4, beta=0.1) - loss(chosen, rejected, beta=0.1)
         assert np.all(np.abs(moved) > 1e-3)
+
+
+def test_win_rates_in_place_of_labels_by_hand():
+    pair, rates = (jnp.float32(1.0), jnp.float32(-0.5)), (jnp.float32(0.7), jnp.float32(0.45))
+    # Targets (.7 - .5)/.1 = 2 and (.45 - .5)/.1 = -.5.
+    value, gradient = jax.value_and_grad(lambda p: sppo_loss(*p, *rates, beta=0.1))(pair)
+    assert float(value) == pytest.approx(1.0, rel=1e-5)
+    np.testing.assert_allclose(gradient, [-2.0, 0.0], atol=1e-5)
+    at_start = sppo_loss(jnp.zeros(()), jnp.zeros(()), *rates, beta=0.1)
+    assert float(at_start) == pytest.approx(4.25, rel=1e-5)  # 2² + .5²
+    by_rates = jax.grad(lambda r: sppo_loss(*pair, *r, beta=0.1))(rates)
+    np.testing.assert_array_equal(by_rates, 0.0)
+
+
+@jax.jit
+def both_sides(chosen, rejected, beta, shift):
+    pair, setting = (chosen, rejected), {"beta": beta}
+    one, none = jnp.ones_like(chosen), jnp.zeros_like(chosen)
+    moved = shift / beta
+    return {
+        "sppo": (sppo_loss(*pair, one, none, **setting), sppo_hard_loss(*pair, **setting)),
+        "ipo and an anchor": (
+            sppo_hard_loss(*pair, **setting), ipo_loss(*pair, beta=beta / 2) / 2 + (chosen + rejected) ** 2 / 2
+        ),
+        "kto": (
+            apo_zero_loss(*pair, **setting),
+            kto_loss(chosen, one, kl=0.0, **setting) + kto_loss(rejected, none, kl=0.0, **setting),
+        ),
+        "surprise": (
+            apo_down_loss(*pair, **setting), jax.nn.sigmoid(beta * chosen) - jnp.expm1(-dpo_loss(*pair, **setting))
+        ),
+        "nca": (
+            nca_pair_loss(*pair, **setting),
+            (bco_pair_loss(*pair, **setting) + bco_pair_loss(chosen, chosen, **setting)) / 2,
+        ),
+        "bco": (
+            bco_pair_loss(*pair, shift=shift, **setting),
+            bco_loss(chosen, one, shift=shift, **setting) + bco_loss(rejected, none, shift=shift, **setting),
+        ),
+        "a shift": (
+            bco_pair_loss(chosen + moved, rejected + moved, shift=shift, **setting), bco_pair_loss(*pair, **setting)
+        ),
+    }  # fmt: skip
+
+
+NUMBERS = st.floats(-30, 30).map(np.float64)
+
+
+@settings(max_examples=30, deadline=None)
+@given(NUMBERS, NUMBERS, st.floats(0.02, 2).map(np.float64), st.floats(-2, 2).map(np.float64))
+def test_relatives(chosen, rejected, beta, shift):
+    with jax.enable_x64(True):
+        sides = both_sides(*(jnp.asarray(x) for x in (chosen, rejected, beta, shift)))
+    for name, (found, expected) in sides.items():
+        np.testing.assert_allclose(found, expected, rtol=1e-10, atol=1e-10, err_msg=name)
+
+
+def test_bco_s_optimum_is_shifted_by_delta():
+    with jax.enable_x64(True):
+        logit, shift = jnp.log(jnp.float64(4.0)), 0.3
+        ratios = (shift + jnp.stack([logit, -logit])) / 0.1
+
+        def expected(ratios):
+            there, back = (
+                bco_pair_loss(*ratios[jnp.array(o)], beta=0.1, shift=shift) for o in ([0, 1], [1, 0])
+            )
+            return 0.8 * there + 0.2 * back
+
+        np.testing.assert_allclose(jax.grad(expected)(ratios), 0.0, atol=1e-12)

@@ -1,5 +1,7 @@
 """DNO: written numbers, the step of self-play that it fits, its hard limit, and the pairs of DNO-Prct."""
 
+import inspect
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from prefjax.checks import InputError
 from prefjax.losses import (
     dno_loss,
     dno_prct_loss,
@@ -42,7 +45,9 @@ def population(logits, pairs):
     return jnp.asarray(np.outer(pairs, pairs).reshape(-1)) @ losses
 
 
-@pytest.mark.parametrize("pairs", [LAST, np.ones(3) / 3, np.array([0.1, 0.1, 0.8])], ids=["own", "uniform", "other"])
+@pytest.mark.parametrize(
+    "pairs", [LAST, np.ones(3) / 3, np.array([0.1, 0.1, 0.8])], ids=["own", "uniform", "other"]
+)
 def test_rests_at_the_step_of_self_play_whatever_the_pairs_are_drawn_from(pairs):
     with jax.enable_x64(True):
         best = jnp.log(jnp.asarray(LAST)) + CYC @ LAST / STEP
@@ -83,7 +88,9 @@ def both_sides(chosen, rejected, wins, other, beta):
         "the other way round": (dno_loss(rejected, chosen, other, wins, beta=beta), soft),
         "a sure win": (dno_loss(*ratios, wins + 40.0, other, beta=beta), dno_prct_loss(*ratios, beta=beta)),
         "prct": (dno_prct_loss(*ratios, beta=beta), dpo_loss(*ratios, beta=beta)),
-        "an unnormalised mixture": (dno_loss(*shift, wins, other, beta=beta), dno_loss(*unnormalised, wins, other, beta=beta)),
+        "an unnormalised mixture": (
+            dno_loss(*shift, wins, other, beta=beta), dno_loss(*unnormalised, wins, other, beta=beta)
+        ),
     }  # fmt: skip
 
 
@@ -108,7 +115,9 @@ def test_near_the_last_policy_it_is_a_squared_loss_as_sppo_is():
         np.testing.assert_allclose(gradient(ratios), [d / 4, -d / 4], rtol=1e-5)
         # SPPO's squares rest where each log-ratio is its win rate less 1/2: there this one rests too.
         at_rest = rates - 0.5
-        np.testing.assert_allclose(jax.grad(lambda r: sppo_loss(*r, *rates, beta=1.0))(at_rest), 0.0, atol=1e-15)
+        np.testing.assert_allclose(
+            jax.grad(lambda r: sppo_loss(*r, *rates, beta=1.0))(at_rest), 0.0, atol=1e-15
+        )
         np.testing.assert_allclose(gradient(at_rest), 0.0, atol=1e-15)
 
 
@@ -141,3 +150,13 @@ def test_pairs_are_good_enough_and_far_enough_apart():
     )
     np.testing.assert_array_equal(restrictive.sum(axis=1), [5, 0, 0, 0, 0, 0])
     np.testing.assert_array_equal(jnp.diagonal(restrictive), 0.0)
+    both = dno_prct_pairs(jnp.stack([scores] * 2), jnp.stack([teacher] * 2), jnp.ones((2, 6)))
+    np.testing.assert_array_equal(both[1], dno_prct_pairs(scores, teacher, jnp.ones(6)))
+    assert float(both[0].sum()) > float(pairs.sum())
+
+
+def test_shapes_that_disagree_are_refused_by_name():
+    with pytest.raises(InputError, match=r"sample_win_rates: preference has shape \(3, 2\)"):
+        inspect.unwrap(sample_win_rates)(jnp.zeros((3, 2)), jnp.ones(3))
+    with pytest.raises(InputError, match=r"dno_prct_pairs: .*teacher has shape \(3, 1\)"):
+        inspect.unwrap(dno_prct_pairs)(jnp.zeros(3), jnp.ones((3, 1)), jnp.ones(3))

@@ -1,5 +1,6 @@
 """β-DPO by hand: the moving β, moments of a step, their running means, and what the filter keeps."""
 
+import inspect
 import math
 
 import jax
@@ -9,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from prefjax.checks import InputError
 from prefjax.losses import (
     MarginMoments,
     beta_dpo_filter_logits,
@@ -110,7 +112,9 @@ def test_the_filter_is_a_gaussian_around_the_threshold_and_gumbel_noise_draws_fr
     np.testing.assert_allclose(logits, [0.0, -(3.5**2) / 8, -(3.0**2) / 8], rtol=1e-6)
     # Two of three, without replacement: the last two drawn in either order, and so on, by enumeration.
     p = np.exp(logits) / np.exp(logits).sum()
-    left_out = [sum(p[i] * p[j] / (1 - p[i]) for i, j in [(a, b), (b, a)]) for a, b in [(1, 2), (0, 2), (0, 1)]]
+    left_out = [
+        sum(p[i] * p[j] / (1 - p[i]) for i, j in [(a, b), (b, a)]) for a, b in [(1, 2), (0, 2), (0, 1)]
+    ]
     noise = jax.random.gumbel(jax.random.key(0), (20000, 3))
     kept = jax.lax.top_k(logits[None] + noise, 2)[1]
     frequency = [float(jnp.mean(jnp.all(kept != i, axis=-1))) for i in range(3)]
@@ -124,3 +128,10 @@ def test_the_filter_is_finite_far_out_and_with_no_spread():
         )
         assert np.all(np.isfinite(logits))
         assert logits[2] == 0.0
+
+
+def test_shapes_that_disagree_are_refused_by_name():
+    with pytest.raises(InputError, match=r"beta_dpo_moments: .*mask has shape \(2,\)"):
+        inspect.unwrap(beta_dpo_moments)(CHOSEN, REJECTED, jnp.ones(2))
+    with pytest.raises(InputError, match=r"beta_dpo_filter_logits: .*has shape \(3, 1\)"):
+        inspect.unwrap(beta_dpo_filter_logits)(CHOSEN[:, None], REJECTED, threshold=0.0, deviation=1.0)

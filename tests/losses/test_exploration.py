@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from prefjax.losses import dpo_loss, vpo_term, xpo_loss, xpo_term
+from prefjax.losses import dpo_loss, iterated_dpo_loss, vpo_term, xpo_loss, xpo_term
 
 # Four arms: logits of the policy, the reference, β = .5, pairs (0 ≻ 2) and (1 ≻ 3).
 THETA, REFERENCE, BETA = [0.4, -0.2, 0.1, 0.3], [0.4, 0.3, 0.2, 0.1], 0.5
@@ -66,3 +66,40 @@ def test_xpo_and_vpo_online_have_one_gradient():
     by_xpo = jax.grad(lambda x: xpo_term(x, alpha=0.05))(logp)
     by_vpo = jax.grad(lambda x: vpo_term(x - reference_logp, beta=0.5, alpha=0.1))(logp)
     assert float(by_xpo) == pytest.approx(float(by_vpo), rel=1e-6)
+
+
+def test_vpo_offline_on_chosen_completions_has_the_gradient_of_iterated_dpo():
+    with jax.enable_x64(True):
+        log_reference = jnp.log(jnp.asarray(REFERENCE))
+
+        def imitating(theta):
+            logp = jax.nn.log_softmax(theta)
+            ratio = logp - log_reference
+            pair = ratio[WINNERS], ratio[LOSERS]
+            return iterated_dpo_loss(*pair, logp[WINNERS], beta=BETA, alpha=0.2 * BETA).mean()
+
+        theta = jnp.asarray(THETA)
+        by_term = jax.grad(objective)(theta, -0.2, CHOSEN)
+        np.testing.assert_allclose(jax.grad(imitating)(theta), by_term, rtol=1e-12)
+
+
+def test_offline_has_an_optimum_where_labels_never_disagree_and_online_has_none():
+    with jax.enable_x64(True):
+
+        def trained(alpha, steps):
+            def step(_, theta):
+                return theta - 2.0 * jax.grad(objective)(theta, alpha, REFERENCE)
+
+            return jax.lax.fori_loop(0, steps, step, jnp.asarray(THETA))
+
+        run = jax.jit(trained, static_argnums=1)
+        found, later = run(-0.2, 2000), run(-0.2, 4000)
+        np.testing.assert_allclose(jax.grad(objective)(found, -0.2, REFERENCE), 0.0, atol=1e-8)
+        np.testing.assert_allclose(jax.nn.softmax(later), jax.nn.softmax(found), atol=1e-7)
+        for alpha in (0.0, 0.2):
+            sooner, later = run(alpha, 2000), run(alpha, 4000)
+            drift = jax.nn.log_softmax(later) - jax.nn.log_softmax(sooner)
+            assert float(jnp.abs(drift).max()) > 0.1
+        # Optimism is unbounded below.
+        gained = objective(sooner, 0.2, REFERENCE) - objective(later, 0.2, REFERENCE)
+        assert float(gained) > 0.01

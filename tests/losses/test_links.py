@@ -108,9 +108,7 @@ def test_dpo_through_a_link_rests_at_the_best_policy_under_its_divergence(name):
         def of_pairs(logits):  # Bradley-Terry labels of that reward
             wins = jax.nn.sigmoid(reward[first] - reward[second])
             s = scores(logits)
-            there, back = (
-                dpo_loss(s[a], s[b], beta=beta) for a, b in [(first, second), (second, first)]
-            )
+            there, back = (dpo_loss(s[a], s[b], beta=beta) for a, b in [(first, second), (second, first)])
             return jnp.sum(wins * there + (1 - wins) * back)
 
         for objective in (value, of_pairs):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from prefjax.games import geometric_mixture, regularized_nash
-from prefjax.losses import nash_md_loss
+from prefjax.losses import nash_md_loss, reinforce_loss
 
 VOCABULARY, HORIZON, BETA = 3, 3, 0.1
 
@@ -208,3 +208,16 @@ def test_descent_ends_at_the_regularised_nash_policy(judge):
         moved = jnp.sum(jnp.exp(nash) * (nash - language.logp(reference)))
     assert float(moved) > 0.1
     assert float(distance) < 1e-4
+
+
+def test_without_a_price_of_kl_it_is_reinforce_on_the_preference():
+    logp, reference, preference = jax.random.normal(jax.random.key(0), (3, 16))
+    preference = jax.nn.sigmoid(preference)
+
+    def gradient(loss):
+        return jax.value_and_grad(lambda logp: loss(logp).sum())(logp)
+
+    found = gradient(lambda logp: nash_md_loss(logp, reference, preference, beta=0.0))
+    expected = gradient(lambda logp: reinforce_loss(logp, preference - 0.5))
+    np.testing.assert_allclose(found[0], expected[0], rtol=1e-6)
+    np.testing.assert_allclose(found[1], expected[1], rtol=1e-6)

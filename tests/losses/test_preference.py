@@ -7,9 +7,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from prefjax.losses import (
     apo_zero_loss,
+    cpo_loss,
     discopop_loss,
     dpo_loss,
     exo_pair_loss,
@@ -229,3 +232,63 @@ def test_ipo_on_a_chain_of_three_arms_meets_its_closed_form(beta):
     }[beta]
     np.testing.assert_allclose(policy, expected[0], atol=6e-9)
     assert value == pytest.approx(expected[1], abs=6e-11)
+
+
+@jax.jit
+def both_sides(chosen, rejected, beta, smoothing):
+    pair, swapped = (chosen, rejected), (rejected, chosen)
+    setting = {"beta": beta, "label_smoothing": smoothing}
+    plain = dpo_loss(*pair, beta=beta)
+    z = beta * (chosen - rejected)
+    q, p = jax.nn.sigmoid(jnp.stack([z, -z])), jnp.stack([1 - smoothing, smoothing])
+    log_q = jax.nn.log_sigmoid(jnp.stack([z, -z]))
+    kept, flipped = robust_dpo_loss(*pair, **setting), robust_dpo_loss(*swapped, **setting)
+    small = 0.01 * z
+    return {
+        "robust, no flips": (robust_dpo_loss(*pair, beta=beta, label_smoothing=0.0), plain),
+        "robust, both ways": ((1 - smoothing) * kept + smoothing * flipped, plain),
+        "labels either way": (
+            dpo_loss(*pair, **setting), (1 - smoothing) * plain + smoothing * dpo_loss(*swapped, beta=beta)
+        ),
+        "the winner and the loser exchanged": (dpo_loss(*swapped, beta=beta), z + plain),
+        "a uniform reference": (cpo_loss(*pair, **setting), dpo_loss(*pair, **setting)),
+        "the KL from labels": (dpo_loss(*pair, **setting) + jnp.sum(p * jnp.log(p)), jnp.sum(p * (jnp.log(p) - log_q))),
+        "the KL to labels": (exo_pair_loss(*pair, **setting), jnp.sum(q * (log_q - jnp.log(p)))),
+        # DPO near 0 is a squared loss: of (z - 2), or of IPO.
+        "(z - 2)²/8": (
+            dpo_loss(small, 0.0 * small, beta=1.0) - jnp.log(2.0), ((small - 2) ** 2 - 4) / 8
+        ),
+        "ipo": (
+            beta**2 / 8 * ipo_loss(*pair, beta=beta / 4), (z - 2) ** 2 / 8
+        ),
+        "discopop, far wrong": (discopop_loss(-50.0 - jnp.abs(z), 0.0 * z, beta=1.0), 50 + jnp.abs(z)),
+        "discopop, far right": (
+            discopop_loss(5.0 + jnp.abs(z), 0.0 * z, beta=1.0), jnp.exp(-5.0 - jnp.abs(z))
+        ),
+        "hinge within 1": (jnp.abs(hinge_loss(*pair, beta=beta) - plain) <= 1 + 1e-5, jnp.bool_(True)),
+    }  # fmt: skip
+
+
+NUMBERS = st.floats(-30, 30).map(np.float64)
+
+
+@settings(max_examples=30, deadline=None)
+@given(NUMBERS, NUMBERS, st.floats(0.02, 2).map(np.float64), st.floats(0.01, 0.49).map(np.float64))
+def test_relatives(chosen, rejected, beta, smoothing):
+    with jax.enable_x64(True):
+        sides = both_sides(*(jnp.asarray(x) for x in (chosen, rejected, beta, smoothing)))
+    for name, (found, expected) in sides.items():
+        loose = 1e-2 if name == "(z - 2)²/8" else 1e-9  # the next term is z⁴/192
+        np.testing.assert_allclose(found, expected, rtol=1e-9, atol=loose, err_msg=name)
+
+
+def test_robust_has_no_optimum_where_flips_cannot_explain_the_labels():
+    def expected(s, p):
+        there, back = (robust_dpo_loss(a, -a, beta=0.1, label_smoothing=0.1) for a in (s / 2, -s / 2))
+        return p * there + (1 - p) * back
+
+    slope = jax.jit(jax.grad(expected))
+    with jax.enable_x64(True):
+        far = jnp.float64(1e4)
+        assert float(slope(far, 0.95)) < 0  # more wins than 1 - ε
+        assert float(slope(far, 0.85)) > 0

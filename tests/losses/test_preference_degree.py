@@ -37,7 +37,9 @@ def test_a_head_of_zeros_moves_and_what_is_below_it_does_not_yet():
 @settings(max_examples=30, deadline=None)
 @given(st.lists(st.floats(-1e4, 1e4).map(np.float32), min_size=4, max_size=4), st.integers(0, 3))
 def test_finite_and_no_steeper_than_one(logits, degree):
-    value, slope = jax.value_and_grad(preference_degree_loss)(jnp.asarray(np.array(logits)), jnp.array(degree))
+    value, slope = jax.value_and_grad(preference_degree_loss)(
+        jnp.asarray(np.array(logits)), jnp.array(degree)
+    )
     assert np.isfinite(value)
     assert value >= 0
     assert float(jnp.abs(slope).max()) <= 1 + 1e-6

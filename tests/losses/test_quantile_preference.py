@@ -69,3 +69,14 @@ def test_which_rejected_one_came_with_which_chosen_one_does_not_matter_unpaired(
     chosen, rejected = jnp.float32([0.3, -1.0, 2.0]), jnp.float32([0.1, 0.5, -0.7])
     loss = aot_unpaired_loss(chosen, rejected, jnp.ones(3), beta=0.5)
     np.testing.assert_array_equal(aot_unpaired_loss(chosen, rejected[::-1], jnp.ones(3), beta=0.5), loss)
+
+
+def test_where_policy_and_reference_rank_the_pairs_alike_it_is_dpo_pair_by_pair():
+    with jax.enable_x64(True):
+        logps = np.random.default_rng(2).normal(size=(4, 8))
+        logps[0] = logps[1] + np.sort(logps[0] - logps[1])
+        logps[2] = logps[3] + np.sort(logps[2] - logps[3])
+        logps = jnp.asarray(logps[:, np.random.default_rng(3).permutation(8)])
+        settings = {"beta": 0.3, "label_smoothing": 0.1}
+        expected = dpo_loss(logps[0] - logps[2], logps[1] - logps[3], **settings)
+        np.testing.assert_allclose(aot_loss(*logps, jnp.ones(8), **settings), expected, rtol=1e-12)

@@ -16,8 +16,6 @@ from prefjax.losses import (
     rationale_term,
 )
 
-PAIR, RATIONALE = (jnp.float64(1.0), jnp.float64(-0.5)), jnp.float64(-40.0)
-
 
 @pytest.mark.parametrize(
     ("term", "gamma", "value", "slope", "total"),
@@ -54,7 +52,10 @@ def test_the_written_orpo():
 
 @jax.jit
 def both_sides(chosen, rejected, rationale, gamma):
-    plain, odds = dpo_loss(chosen, rejected, beta=0.3), orpo_loss(-jnp.abs(chosen), -jnp.abs(rejected), beta=0.3)
+    plain, odds = (
+        dpo_loss(chosen, rejected, beta=0.3),
+        orpo_loss(-jnp.abs(chosen), -jnp.abs(rejected), beta=0.3),
+    )
     far = -1e3 / gamma
     return {
         "no rationale": (rationale_dpo_loss(chosen, rejected, rationale * 0, beta=0.3, gamma=gamma), plain),

@@ -37,7 +37,7 @@ def test_the_steepest_ratio_of_sapo():
     assert found.max() == pytest.approx(1.5747, abs=2e-4)
     assert RATIOS[found.argmax()] == pytest.approx(2.06, abs=0.01)
     written = 4 * RATIOS / (2 + np.exp(RATIOS - 1) + np.exp(1 - RATIOS))
-    np.testing.assert_allclose(found, written, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(found, written, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(("advantage", "ratio", "slope"), [(1.0, 2 / 3, 1.2081), (-1.0, 3 / 2, 1.2416)])

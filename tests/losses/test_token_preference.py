@@ -93,7 +93,10 @@ def both_sides(chosen, rejected, kl, other, beta):
     return {
         "one divergence": (tdpo1_loss(*ratios, kl, kl, beta=beta), plain),
         "alpha 0": (tdpo2_loss(*ratios, kl, other, beta=beta, alpha=0.0), plain),
-        "alpha 1": (tdpo2_loss(*ratios, kl, other, beta=beta, alpha=1.0), tdpo1_loss(*ratios, kl, other, beta=beta)),
+        "alpha 1": (
+            tdpo2_loss(*ratios, kl, other, beta=beta, alpha=1.0),
+            tdpo1_loss(*ratios, kl, other, beta=beta),
+        ),
     }
 
 

@@ -1,5 +1,6 @@
 """WPO's weights and LD-DPO's sums: written numbers, bounds, limits, and TRL's own."""
 
+import inspect
 import json
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from prefjax.checks import InputError
 from prefjax.losses import dpo_loss, ipo_loss, ld_dpo_logp, wpo_weights
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "goldens/losses/trl_links.json").read_text())
@@ -60,9 +62,7 @@ def test_padding_and_gradients_of_weights_are_nothing(garbage):
     weight, gradient = jax.value_and_grad(lambda x: wpo_weights(x, squares, mask).sum())(logps)
     assert float(weight) == pytest.approx(np.exp(-2.25 / 2), rel=1e-6)
     np.testing.assert_array_equal(gradient, 0.0)
-    total, slope = jax.value_and_grad(
-        lambda x: ld_dpo_logp(x, mask, jnp.array([1]), alpha=0.5).sum()
-    )(logps)
+    total, slope = jax.value_and_grad(lambda x: ld_dpo_logp(x, mask, jnp.array([1]), alpha=0.5).sum())(logps)
     assert float(total) == -2.0
     np.testing.assert_array_equal(slope, [[1.0, 0.5, 0.0]])
 
@@ -71,6 +71,8 @@ def test_weights_are_finite_whatever_they_are_given():
     weights = wpo_weights(jnp.float32([[1e4], [-1e4]]), jnp.zeros((2, 1)), jnp.ones((2, 1)))
     assert np.all(np.isfinite(weights))
     np.testing.assert_array_equal(weights[1], 0.0)
+    with pytest.raises(InputError, match=r"wpo_weights: .*mask has shape \(2,\)"):
+        inspect.unwrap(wpo_weights)(jnp.zeros((2, 3)), jnp.zeros((2, 3)), jnp.ones(2))
 
 
 @pytest.mark.parametrize(("alpha", "written"), [(0.0, -3.5), (0.5, -5.75), (1.0, -8.0)])
@@ -93,7 +95,9 @@ def masks():
     return lengths, (np.arange(6) < np.asarray(lengths)[..., None]).astype(np.float32)
 
 
-@pytest.mark.parametrize(("name", "loss"), [("wpo sigmoid beta=0.1", dpo_loss), ("wpo ipo beta=0.5", ipo_loss)])
+@pytest.mark.parametrize(
+    ("name", "loss"), [("wpo sigmoid beta=0.1", dpo_loss), ("wpo ipo beta=0.5", ipo_loss)]
+)
 def test_wpo_agrees_with_trl(name, loss):
     logps, squares, reference = golden("logps", "log_sum_squares", "reference_logps")
     lengths, mask = masks()
@@ -118,9 +122,7 @@ def test_ld_dpo_agrees_with_trl(name, alpha, beta):
 
     @jax.jit
     def losses(logps):
-        ratio = [
-            ld_dpo_logp(x, jnp.asarray(mask), lengths[:, ::-1], alpha=alpha) for x in (logps, reference)
-        ]
+        ratio = [ld_dpo_logp(x, jnp.asarray(mask), lengths[:, ::-1], alpha=alpha) for x in (logps, reference)]
         ratio = ratio[0] - ratio[1]
         return dpo_loss(ratio[:, 0], ratio[:, 1], beta=beta)
 

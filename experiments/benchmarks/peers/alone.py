@@ -57,8 +57,10 @@ def stand_in(name: str) -> Any:
 
 
 class _Absent(types.ModuleType):
+    real: frozenset[str] = frozenset()  # modules in it that are to be imported, and not made up
+
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__") and name != "__version__":
+        if (name.startswith("__") and name != "__version__") or f"{self.__name__}.{name}" in self.real:
             raise AttributeError(name)
         value = "0" if name == "__version__" else stand_in(name)
         setattr(self, name, value)
@@ -100,10 +102,14 @@ def _surroundings(library: str, real: frozenset[str]) -> Iterator[None]:
     before = dict(sys.modules)
     finders = [_Finder(library, real, last=False), _Finder(library, real, last=True)]
     try:
-        for name in sorted({name for name in _parents(real)}):
+        for name in sorted(_parents(real)):
             package = _Absent(name)
             package.__path__ = ["/".join([folder, *name.split(".")[1:]])]
+            package.real = real
             sys.modules[name] = package
+            around, _, own = name.rpartition(".")
+            if around:
+                setattr(sys.modules[around], own, package)
         sys.meta_path[:] = [finders[0], *sys.meta_path, finders[1]]
         yield
     finally:

@@ -83,9 +83,14 @@ def easydel_bco(*, beta: float = 0.1, shift: float) -> Peer:
     return Peer("EasyDeL", run, "jax")
 
 
-def _step(module: Any, step: str, batch: Batch, *arguments: Any, forward: dict[str, Any], **settings: Any) -> Any:
+NO_NETWORK = SimpleNamespace(merge=lambda *_, **__: SimpleNamespace(__call__=None), graphstate=None)
+
+
+def _step(
+    module: Any, step: str, batch: Batch, *arguments: Any, forward: dict[str, Any], state: Any = NO_NETWORK,
+    **settings: Any,
+) -> Any:  # fmt: skip
     """The loss that a step reports in evaluation, a function of what the network is said to return."""
-    state = SimpleNamespace(merge=lambda *_, **__: None, graphstate=None)
     plain = {
         "make_assertions_and_get_sizes": lambda **_: (1, 1, None),
         "with_sharding_constraint": lambda arr, sharding: arr,
@@ -93,6 +98,26 @@ def _step(module: Any, step: str, batch: Batch, *arguments: Any, forward: dict[s
     }
     with given(module, **plain, **forward):
         return getattr(module, step)(state, batch, *arguments, **settings).loss
+
+
+def easydel_reward(*, margin: bool = False, centring: float | None = None) -> Peer:
+    def run(batch: Batch) -> Any:
+        chosen, rejected = _halves(batch["scores"])
+        data = {
+            "input_ids_chosen": chosen, "input_ids_rejected": rejected, "attention_mask_chosen": None,
+            "attention_mask_rejected": None,
+        }  # fmt: skip
+        data |= {"margin": batch["margin"]} if margin else {}
+        # The network's scores are its input.
+        state = SimpleNamespace(
+            graphstate=None, merge=lambda _: lambda input_ids, attention_mask: SimpleNamespace(logits=input_ids)
+        )
+        return _step(
+            _easydel("reward_trainer"), "evaluation_step", data, forward={}, state=state,
+            center_rewards_coefficient=centring,
+        )  # fmt: skip
+
+    return Peer("EasyDeL", run, "jax")
 
 
 def easydel_tokens(loss_type: str, *, beta: float = 0.0, **settings: Any) -> Peer:
@@ -192,14 +217,15 @@ def _tunix() -> Any:
     return alone("tunix.rl.algo_core", "tunix.rl.common", "tunix.rl.function_registry")
 
 
-def tunix_tokens(loss_algo: str = "grpo", *, average: str = "sequence-mean-token-mean", **settings: Any) -> Peer:
+def tunix_tokens(
+    loss_algo: str = "grpo", *, average: str = "sequence-mean-token-mean", weights: Any = None, **settings: Any
+) -> Peer:
     def run(batch: Batch) -> Any:
         module = _tunix()
         config = {
             "beta": 0.0, "epsilon": 0.2, "loss_algo": loss_algo, "loss_agg_mode": average, "temperature": 1.0,
             "kl_loss_mode": "low_var_kl", "kl_clamp_value": None,
         }  # fmt: skip
-        weights = settings.pop("weights", None)
         example = SimpleNamespace(
             prompt_ids=None, completion_ids=None, completion_mask=batch["mask"], advantages=batch["advantages"],
             old_per_token_logps=batch["behaviour_logps"], ref_per_token_logps=batch["reference_logps"],
@@ -265,6 +291,13 @@ def tunix_gae(*, gamma: float, lambda_: float) -> Peer:
     return Peer("Tunix", run, "jax")
 
 
+def tunix_whitened() -> Peer:
+    def run(batch: Batch) -> Any:
+        return _tunix().masked_whiten(batch["token_advantages"], batch["mask"]) * batch["mask"]
+
+    return Peer("Tunix", run, "jax")
+
+
 # rlax. It knows no masks: sequences are averaged one at a time, over all their places.
 
 
@@ -275,10 +308,6 @@ def _rlax(name: str, of: Any) -> Peer:
         return of(getattr(rlax, name), batch)
 
     return Peer("rlax", run, "jax")
-
-
-def _whole(batch: Batch) -> Any:
-    return jnp.ones_like(batch["mask"])
 
 
 def rlax_clipped(*, epsilon: float = 0.2) -> Peer:
@@ -327,6 +356,6 @@ def rlax_l2() -> Peer:
 def rlax_log() -> Peer:
     def of(loss: Any, batch: Batch) -> Any:
         chosen, rejected = _halves(batch["scores"])
-        return loss(chosen - rejected, jnp.ones_like(chosen)).mean()
+        return loss(jax.nn.sigmoid(chosen - rejected), jnp.ones_like(chosen)).mean()
 
     return _rlax("log_loss", of)

@@ -132,8 +132,12 @@ def verl_value(*, clip: float) -> Peer:
     return Peer("verl", run, "torch")
 
 
-def verl_advantages(name: str, **settings: Any) -> Peer:
-    """One of its registered estimators, for one reward a sequence; what it gives the first token."""
+def verl_covariance(name: str, **settings: Any) -> Peer:
+    return verl_tokens(name, average="token-mean", policy_loss=SimpleNamespace(**settings))
+
+
+def verl_advantages(name: str, *, tokens: bool = False, **settings: Any) -> Peer:
+    """One of its registered estimators, for one reward a sequence; what it gives the first token, or all of them."""
 
     def run(batch: Batch) -> Any:
         import numpy as np
@@ -147,9 +151,27 @@ def verl_advantages(name: str, **settings: Any) -> Peer:
         more = {"index": np.arange(len(mask)) // GROUP}
         if name == "remax":
             more = {"reward_baselines": batch["greedy_rewards"].repeat_interleave(GROUP)}
-        return _verl().get_adv_estimator_fn(name)(rewards, response_mask=mask, **more, **settings)[0][:, 0]
+        found = _verl().get_adv_estimator_fn(name)(rewards, response_mask=mask, **more, **settings)[0]
+        return found if tokens else found[:, 0]
 
     return Peer("verl", run, "torch")
+
+
+def verl_pass_at_k(*, scaled: bool) -> Peer:
+    return verl_advantages("grpo_passk", config={"norm_adv_by_std_in_grpo": scaled})
+
+
+def verl_reinforce_plus_plus(*, gamma: float) -> Peer:
+    def run(batch: Batch) -> Any:
+        estimate = _verl().get_adv_estimator_fn("reinforce_plus_plus")
+        return estimate(batch["token_rewards"], batch["mask"], SimpleNamespace(gamma=gamma))[0]
+
+    return Peer("verl", run, "torch")
+
+
+def truncated_ratio(cap: float) -> Any:
+    """What a trainer of TRL's or Liger's is handed by its rollout: the ratio, cut off."""
+    return lambda batch: (batch["behaviour_logps"] - batch["sampler_logps"]).exp().clamp(max=cap)
 
 
 def verl_correction(level: str, threshold: float | str) -> Peer:
@@ -269,7 +291,8 @@ def torch_binary() -> Peer:
         import torch
 
         function = torch.nn.functional.binary_cross_entropy_with_logits
-        return function(batch["values"], batch["labels"].to(batch["mask"].dtype), weight=batch["mask"])
+        labels, present = batch["labels"].to(batch["mask"].dtype), batch["mask"] > 0
+        return function(batch["values"][present], labels[present])
 
     return Peer("torch", run, "torch")
 

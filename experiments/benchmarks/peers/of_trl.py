@@ -82,7 +82,7 @@ def _shared_then_tail(logps: Any, mask: Any, alpha: float) -> Any:
     lengths = mask.sum(-1)
     shared = torch.minimum(*lengths.chunk(2)).repeat(2)
     inside = mask.cumsum(-1) <= shared[:, None]
-    return (logps * torch.where(inside, 1.0, alpha)).sum(-1)
+    return (logps * (inside + alpha * ~inside)).sum(-1)
 
 
 def kto(loss_type: str, *, beta: float = 0.1, desirable_weight: float = 1.0, undesirable_weight: float = 1.0) -> Peer:
@@ -146,6 +146,62 @@ def reward(*, margin: bool = False, centring: float | None = None) -> Peer:
         inputs = {"margin": batch["margin"]} if margin else {}
         scores = batch["scores"][:, None]
         return RewardTrainer.compute_loss(fake, lambda **_: SimpleNamespace(logits=scores), inputs)
+
+    return _peer(run)
+
+
+def dft() -> Peer:
+    """`SFTTrainer.compute_loss`, of the log-probabilities that the logits give."""
+
+    def run(batch: Batch) -> Any:
+        from trl import SFTTrainer
+
+        ids = batch["tokens"][..., None]
+        logps = batch["logits"].log_softmax(-1).gather(-1, ids)[..., 0] * batch["mask"]
+        fake = _trainer(
+            compute_loss_func=None, label_smoother=None,
+            args=SimpleNamespace(loss_type="dft", average_tokens_across_devices=False, max_length=None),
+        )  # fmt: skip
+        fake.accelerator.parallelism_config = None
+        return SFTTrainer.compute_loss(fake, _outputs(logps, label_mask=batch["mask"]), {})
+
+    return _peer(run)
+
+
+def a_star_po(*, beta: float) -> Peer:
+    """`A2POTrainer.compute_loss`."""
+
+    def run(batch: Batch) -> Any:
+        from trl.experimental.a2po import A2POTrainer
+
+        logp = (batch["logps"] * batch["mask"]).sum(-1)
+        fake = _trainer(args=SimpleNamespace(beta2=beta), _get_sequence_logps=lambda *_: logp)
+        inputs = {
+            "input_ids": None, "attention_mask": None, "logits_to_keep": None,
+            "ref_logps": (batch["reference_logps"] * batch["mask"]).sum(-1), "rewards": batch["group_rewards"],
+            "v_star": batch["scores"],
+        }  # fmt: skip
+        return A2POTrainer.compute_loss(fake, None, inputs)
+
+    return _peer(run)
+
+
+def tpo(*, beta: float, alpha: float) -> Peer:
+    """`TPOTrainer._compute_loss`, on two triples: the first six sequences, their logits and their tokens."""
+
+    def run(batch: Batch) -> Any:
+        import torch
+        from trl.experimental.tpo import TPOTrainer
+
+        pad = torch.nn.functional.pad
+        mask, ids, logits = (batch[name][:6] for name in ("mask", "tokens", "logits"))
+        fake = _trainer(loss_type="sigmoid", beta=beta, label_smoothing=0.0, tpo_alpha=alpha)
+        inputs = {
+            "input_ids": pad(ids, (1, 0)), "completion_mask": pad(mask, (1, 0)).long(),
+            "attention_mask": torch.ones(6, mask.shape[1] + 1),
+        }  # fmt: skip
+        logits = pad(logits, (0, 0, 0, 1))
+        return TPOTrainer._compute_loss(fake, lambda **_: SimpleNamespace(logits=logits), inputs, False)
 
     return _peer(run)
 

@@ -1,15 +1,15 @@
 """Rows of the agreement table: losses on pairs, on single completions, and on scores."""
 
 import functools
-import math
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 
 from experiments.benchmarks.peers import of_jax, of_torch, of_trl
 from experiments.benchmarks.peers.measuring import Batch, Row
-from prefjax import losses, rewards
+from prefjax import losses
 from prefjax.types import Weighted
 
 BETA = 0.1
@@ -111,7 +111,7 @@ def single(loss: Callable[..., Any], **settings: Any) -> Callable[[Batch], Any]:
 
 def kto(batch: Batch, desirable_weight: float = 1.0, undesirable_weight: float = 1.0) -> Any:
     weights = {"desirable_weight": desirable_weight, "undesirable_weight": undesirable_weight}
-    return single(losses.kto_loss, beta=BETA, kl=losses.kto_kl(batch["kl_logratio"]), **weights)(batch)
+    return single(losses.kto_loss, beta=BETA, kl=losses.kto_kl(batch["kl_logratio"]).mean(), **weights)(batch)
 
 
 def orpo(average: bool) -> Callable[[Batch], Any]:
@@ -149,6 +149,26 @@ def xpo(batch: Batch) -> Any:
 def nash_md(batch: Batch) -> Any:
     logp, reference = halves(sums(batch))[0], halves(sums(batch, "reference_logps"))[0]
     return losses.nash_md_loss(logp, reference, batch["preference"], beta=BETA).mean()
+
+
+def a_star_po(batch: Batch) -> Any:
+    ratio = sums(batch) - sums(batch, "reference_logps")
+    return losses.a_star_po_loss(ratio, batch["group_rewards"], batch["scores"], beta=BETA).mean()
+
+
+def tpo(per_token: bool) -> Callable[[Batch], Any]:
+    """On two triples. `per_token`: the mean over all tokens of the targets, and not over their number."""
+
+    def mean(batch: Batch) -> Any:
+        logps = jnp.take_along_axis(jax.nn.log_softmax(batch["logits"]), batch["tokens"][..., None], axis=-1)[..., 0]
+        mask, logps = batch["mask"][:6], logps[:6]
+        chosen, rejected, target = jnp.split((logps * mask).sum(-1), 3)
+        if not per_token:
+            return losses.tpo_loss(chosen, rejected, target, beta=BETA, alpha=0.5).mean()
+        nll = Weighted.tokens(losses.nll_loss(logps[4:]), mask[4:]).mean()
+        return losses.cpo_loss(chosen, rejected, beta=BETA).mean() + 0.5 * nll
+
+    return mean
 
 
 SMOOTH = 0.1
@@ -202,8 +222,8 @@ PAIRS: dict[str, Row] = {
     )),
     "BCO on pairs": Row((losses.bco_pair_loss,), pair(losses.bco_pair_loss, beta=BETA), (
         of_trl.dpo("bco_pair"), of_torch.liger_dpo("bco_pair"), of_jax.easydel_dpo("bco_pair")._replace(
-            note="rewards are shifted by their mean over the batch: `shift`, as a function of the log-ratios, since "
-            "the gradient flows through it",
+            note="rewards are shifted by their mean over the batch, and the gradient flows through that mean: `shift` "
+            "gives the value, and a gradient that is almost theirs",
             ours=bco_pair_shifted,
         ),
     )),
@@ -293,6 +313,14 @@ PAIRS: dict[str, Row] = {
         of_trl.kto("apo_zero_unpaired"), of_jax.easydel_kto("apo_zero_unpaired"),
     )),
     "BCO": Row((losses.bco_loss,), single(losses.bco_loss, beta=BETA, shift=0.3), (of_jax.easydel_bco(shift=0.3),)),
+    "A*-PO": Row((losses.a_star_po_loss,), a_star_po, (of_trl.a_star_po(beta=BETA),)),
+    "TPO (α = 0.5)": Row((losses.tpo_loss,), tpo(per_token=False), (
+        of_trl.tpo(beta=BETA, alpha=0.5)._replace(
+            note="the likelihood of the targets is a mean over their tokens, not over triples: "
+            "`cpo_loss` and 0.5 `Weighted.tokens(nll_loss(…))`",
+            ours=tpo(per_token=True),
+        ),
+    ), ("logits",)),
     "SFT on the chosen": Row((losses.nll_loss,), tokens_of_chosen, (of_trl.dpo("sft"),)),
     "Bradley-Terry": Row((losses.bradley_terry_loss,), bradley_terry(), (
         of_trl.reward(), of_torch.openrlhf_reward(), of_jax.easydel_reward(), of_jax.rlax_log(),
@@ -304,5 +332,3 @@ PAIRS: dict[str, Row] = {
         of_trl.reward(centring=0.01), of_jax.easydel_reward(centring=0.01),
     ), ("scores",)),
 }  # fmt: skip
-
-_ = math, rewards

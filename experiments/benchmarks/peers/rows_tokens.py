@@ -82,7 +82,7 @@ def deepseek_mask(batch: Batch) -> Any:
 
 
 def undecided(batch: Batch) -> Any:
-    threshold = losses.entropy_threshold(batch["entropies"], batch["mask"], fraction=0.3)
+    threshold = losses.entropy_threshold(batch["entropies"], batch["mask"], fraction=0.31)
     return losses.high_entropy_mask(batch["entropies"], batch["mask"], threshold)
 
 
@@ -296,8 +296,8 @@ TOKENS: dict[str, Row] = {
     "off-policy sequence mask": Row((losses.off_policy_sequence_mask,), weighed(deepseek_mask), (
         of_trl.tokens("grpo", off_policy_threshold=0.1),
     )),
-    "high-entropy mask (30 %)": Row((losses.entropy_threshold, losses.high_entropy_mask), weighed(undecided), (
-        of_trl.tokens("grpo", entropy_quantile=0.3),
+    "high-entropy mask (31 %)": Row((losses.entropy_threshold, losses.high_entropy_mask), weighed(undecided), (
+        of_trl.tokens("grpo", entropy_quantile=0.31),
     )),
     "entropy bonus": Row((losses.entropy_bonus,), plus(PLAIN, entropy_term), (of_trl.tokens("grpo", entropy_bonus=0.01),)),
     "GRPO + KL (k3)": Row((losses.kl_k3,), plus(PLAIN, kl(losses.kl_k3, Weighted.sequences, 0.04)), (
@@ -315,7 +315,13 @@ TOKENS: dict[str, Row] = {
     ),
     "KL, k1": Row((losses.kl_k1,), kl(losses.kl_k1), (of_torch.verl_kl("k1"), of_jax.tunix_kl("kl"))),
     "KL, k2": Row((losses.kl_k2,), kl(losses.kl_k2), (of_torch.verl_kl("k2"), of_jax.tunix_kl("mse_kl"))),
-    "KL, k3": Row((losses.kl_k3,), kl(losses.kl_k3), (of_torch.verl_kl("k3"), of_jax.tunix_kl("low_var_kl"))),
+    "KL, k3": Row((losses.kl_k3,), kl(losses.kl_k3), (
+        of_torch.verl_kl("k3")._replace(
+            note="a token's value is cut off at 10, and has no gradient beyond: `jnp.minimum(kl_k3(…), 10)`",
+            ours=kl(lambda *logps: jnp.minimum(losses.kl_k3(*logps), 10.0)),
+        ),
+        of_jax.tunix_kl("low_var_kl"),
+    )),
     "KL, exact": Row((losses.kl_exact,), over_tokens(losses.kl_exact, "logits", "reference_logits"), (
         of_torch.torch_kl(), of_jax.rlax_kl(),
     ), ("logits",)),
@@ -344,7 +350,6 @@ TOKENS: dict[str, Row] = {
     "value": Row((losses.value_loss,), value(), (of_torch.openrlhf_value(), of_jax.rlax_l2()), ("values",)),
 }  # fmt: skip
 
-DDOF_0 = "the standard deviation is of n, not n - 1: `ddof=0`"
 ADVANTAGES: dict[str, Row] = {
     "GRPO advantages": Row((returns.grpo_advantages,), groups(returns.grpo_advantages), (
         of_trl.advantages("group"),
@@ -387,4 +392,3 @@ ADVANTAGES: dict[str, Row] = {
     ), ()),
     "whitening": Row((returns.whitened,), whitened, (of_torch.verl_whitened(), of_jax.tunix_whitened()), ()),
 }  # fmt: skip
-_ = DDOF_0

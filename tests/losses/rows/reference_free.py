@@ -6,9 +6,6 @@ ROWS = {
     "simpo": Row(simpo_loss, ("average", "average"), {**SMOOTH, "gamma": 0.5}, 0.3),
     # Up to β e^80.
     "alphapo": Row(alphapo_loss, ("average", "average"), {**SMOOTH, "gamma": 0.5, "alpha": 0.25}, None),
-    "alphapo, bent the other way": Row(
-        alphapo_loss, ("average", "average"), {**SMOOTH, "gamma": 0.5, "alpha": -0.5}, 0.3
-    ),
     "slic": Row(slic_loss, ("logp", "logp", "logp"), {"delta": 1.5, "alpha": 0.4}, 1.0),
     "tpo": Row(tpo_loss, ("logp", "logp", "logp"), {**SMOOTH, "alpha": 0.7}, 0.7),
 }
