@@ -1,5 +1,6 @@
 """What a run reads: a tokeniser, rows prepared and tokenised, and batches of them."""
 
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
@@ -125,7 +126,7 @@ def column_of(rows: Rows, name: str) -> np.ndarray:
     values = np.zeros(len(tokens.lines), np.float32)
     for i, row in enumerate(rows.originals(range(len(values)))):
         value = row["extras"].get(name)
-        good = isinstance(value, int | float) and not isinstance(value, bool) and np.isfinite(value)
+        good = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
         require(
             good, tokens.where(i), f'"{name}" is {value!r}', "a number, which this loss reads",
             "Add the column, or choose another loss.",

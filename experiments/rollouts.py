@@ -108,7 +108,7 @@ def grpo_problem(config: Config, mesh: Mesh, model: Model, stop_tokens, frozen: 
         temperature=config.temperature,
     )
     common: dict[str, Any] = {
-        "max_new_tokens": config.max_new_tokens, "epsilon": config.clip[0], "epsilon_high": config.epsilon_high,
+        "max_new_tokens": config.max_new_tokens, "epsilon": config.epsilon, "epsilon_high": config.epsilon_high,
         "temperature": config.temperature,
     }  # fmt: skip
     if config.algorithm == "rloo":
@@ -117,7 +117,7 @@ def grpo_problem(config: Config, mesh: Mesh, model: Model, stop_tokens, frozen: 
             beta=config.price,
             mask_truncated_completions=config.mask_truncated_completions,
         )
-        objective = rloo_objective(model.policy, **common)
+        objective = rloo_objective(model.policy, **{**common, "epsilon": config.clip[0]})
     else:
         add_advantages = add_grpo_advantages(
             num_samples=config.group, scale_rewards=config.scale_rewards,

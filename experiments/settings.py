@@ -33,8 +33,8 @@ class Config:
     online_dpo, xpo, grpo, rloo, ppo, rejection (imitates the best of n); best_of_n only draws."""
     loss: str | None = None
     """By TRL's name. dpo, online_dpo: sigmoid (unless given), or another of prefjax.align.PAIRED_LOSSES: ipo, hinge,
-    robust, simpo, orpo, aot, tdpo2, …; kto: kto (unless given), bco, apo_zero_unpaired; grpo: dapo (unless given), grpo,
-    bnpo, dr_grpo, cispo, sapo, luspo, vespo, gspo, gmpo."""
+    robust, simpo, orpo, aot, tdpo2, …; kto: kto (unless given), bco, apo_zero_unpaired; grpo: dapo (unless given),
+    grpo, bnpo, dr_grpo, cispo, sapo, luspo, vespo, gspo, gmpo."""
     model: str = ""
     """Hugging Face directory to start from."""
     data: str = ""
@@ -108,8 +108,8 @@ class Config:
     scale_rewards: Literal["group", "batch", "none"] = "group"
     """grpo: what advantages are divided by; none is Dr. GRPO."""
     importance_sampling_level: Literal["token", "sequence"] | None = None
-    """grpo: a ratio for each token, or one for the whole completion. Unless given: token, luspo and gspo sequence. (TRL's
-    luspo has token unless set, and asks for sequence.)"""
+    """grpo: a ratio for each token, or one for the whole completion. Unless given: token, luspo and gspo sequence.
+    (TRL's luspo has token unless set, and asks for sequence.)"""
     mask_truncated_completions: bool = False
     """grpo, rloo: completions that ran out of room count for nothing."""
     alpha: float = 1e-5
@@ -260,6 +260,12 @@ _READ_BY: dict[str, set[str]] = {
     "preference_form": {"preference"},
     "gold": set(),  # of the whole way alone; a stage knows it by its data
     **{name: {"ppo"} for name in ("num_mini_batches", "vf_coef", "epsilon_value", "gamma", "lam")},
+}
+# Of grpo's losses, the settings that some do not read.
+_NOT_READ_BY_LOSS = {
+    "importance_sampling_level": {"gspo", "gmpo", "vespo"},
+    "epsilon": {"sapo", "vespo"},
+    "epsilon_high": {"sapo", "vespo"},
 }
 _WITH_ADAPTERS = {"lora_alpha", "lora_targets", "lora_layers"}
 LEARNING_RATES = {
@@ -468,6 +474,14 @@ def check_read(config: Config) -> None:
             refuse(
                 _flag(field.name), f"{getattr(config, field.name)}, which {config.algorithm} does not read",
                 f"it beside {', '.join(sorted(by))}", "Leave it out.",
+            )  # fmt: skip
+        if (
+            config.which_loss in _NOT_READ_BY_LOSS.get(field.name, ())
+            and getattr(config, field.name) is not None
+        ):
+            refuse(
+                _flag(field.name), f"{getattr(config, field.name)}, which --loss {config.which_loss} does not read",
+                "it beside a loss that does", "Leave it out.",
             )  # fmt: skip
         if (
             field.name in _WITH_ADAPTERS

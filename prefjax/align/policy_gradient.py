@@ -45,8 +45,8 @@ def grpo_objective(
     depends on how they were cut. Sequences that are masked count in the number of sequences, as in TRL.
 
     Args:
-      loss_type: TRL's names; gspo and gmpo, which have none there, are its `importance_sampling_level="sequence"` and its
-        GMPOTrainer.
+      loss_type: TRL's names; gspo and gmpo, which have none there, are its `importance_sampling_level="sequence"` and
+        its GMPOTrainer.
       importance_sampling_level: "sequence" takes the geometric mean of a completion's ratios for ρ. LUSPO is "luspo"
         with that; gspo is "grpo" with that, and gmpo and vespo have ratios of their own.
       beta: β, needs `reference_logps` unless 0.

@@ -19,8 +19,15 @@ def process_reward_loss(
       labels: y: 1 right, 0 wrong, or in between: the fraction of continuations that reached the right answer.
 
     Returns: a loss in nats for each step; log 2 at s = 0. The average is the caller's: every step once
-      (`Weighted.tokens`, TRL) or every solution once (`Weighted.sequences`).
+      (`Weighted.tokens`) or every solution once (`Weighted.sequences`).
     Raises: InputError where the shapes differ.
+    Range: slope at most 1; scores of ±1e4 are fine.
+    Optimum: σ(s) = y, where the loss is the entropy of y: the probability that the step is right, or that a
+      continuation from it reaches the right answer.
+    Relatives: `bradley_terry_loss` of s against a reward of 0, with 1 - y for its smoothing;
+      `two_class_process_reward_loss` with s = s₁ - s₀. `prefjax.rewards` has what makes one score of a solution's
+      steps: `min_step_score`, `product_step_score`, `last_step_score`, `mean_step_score`.
+    Elsewhere: TRL's PRMTrainer has two numbers a step, and every step counts once.
     Source: Lightman et al., "Let's Verify Step by Step", 2023 (arXiv:2305.20050). Soft labels: Wang et al.,
       "Math-Shepherd", 2023, eq. 2 (arXiv:2312.08935).
     """
@@ -41,6 +48,11 @@ def two_class_process_reward_loss(
 
     Returns: a loss in nats for each step; log 2 at s₀ = s₁.
     Raises: InputError where the shapes disagree.
+    Range: slope at most 1 in each score; scores of ±1e4 are fine.
+    Optimum: σ(s₁ - s₀) = y; the sum of the two scores is not identified.
+    Relatives: `process_reward_loss` of s₁ - s₀.
+    Elsewhere: TRL reads the label where a step's separator stands and averages over all steps of a batch; a row cut at
+      its end loses its last steps.
     Source: TRL's PRMTrainer, a token classifier of two labels; the identity is derived.
     """
     if scores.shape[-1:] != (2,):

@@ -55,7 +55,7 @@ def rating_loss(
       score: s, the number of one head for one completion; several heads are a last axis like any other.
       rating: y, on the scale that the score is to have; may hold anything, nan too, where there is none.
       mask: m, 1 where there is a rating, 0 where not. The mean is the caller's, with the same weights:
-        `Weighted.of(loss, mask)`, over each head by itself where heads are to count alike.
+        `Weighted.tokens(loss, mask)`, over each head by itself where heads are to count alike.
 
     Returns: a squared error for each rating, 0 where there is none.
     Raises: InputError where the shapes differ.

@@ -12,12 +12,8 @@ import pytest
 
 from prefjax.align import policy_gradient
 from prefjax.align.advantages import add_grpo_advantages, add_rloo_advantages
-from prefjax.align.policy_gradient import (
-    grpo_objective,
-    grpo_terms,
-    reinforce_objective,
-    rloo_objective,
-)
+from prefjax.align.grpo import clip_range, grpo_terms
+from prefjax.align.policy_gradient import grpo_objective, reinforce_objective, rloo_objective
 from prefjax.align.rollout import add_logps, rollout
 from prefjax.checks import InputError
 from prefjax.policy import hidden_states, logits
@@ -106,6 +102,15 @@ def test_unscaled_grpo_is_half_the_gradient_of_reward_over_the_length_that_it_di
         assert_gradient(got, jax.tree.map(lambda g, by=length: g / (2 * by), exact_gradient(params)))
         assert means["ratio"] == pytest.approx(1, abs=1e-5)
         assert means["clip_ratio/region_mean"] == 0
+
+
+def test_the_clip_of_a_loss_unless_given():
+    assert clip_range("dapo", None, None) == (0.2, 0.2)
+    assert clip_range("dapo", None, 0.28) == (0.2, 0.28)
+    assert clip_range("gmpo", None, None) == (0.4, 0.4)
+    assert clip_range("gspo", None, None) == (3e-4, 4e-4)
+    assert clip_range("gspo", 0.1, None) == (0.1, 0.1)
+    assert clip_range("gspo", 0.1, 0.3) == (0.1, 0.3)
 
 
 @pytest.mark.parametrize("corrected", [True, False])
@@ -198,6 +203,32 @@ def test_the_terms_of_grpo_are_trls(case):
     assert means["loss"] == pytest.approx(case["loss"], abs=2e-6)
 
 
+@pytest.mark.parametrize("masked", [False, True])
+def test_at_ratio_one_losses_of_one_average_cannot_be_told_apart(masked):
+    """The first update after a rollout: of GRPO, SAPO, GSPO and GMPO; of DAPO, VESPO and CISPO; Dr. GRPO and LUSPO."""
+    arrays = {name: jnp.asarray(GOLDENS["arrays"][name], jnp.float32) for name in GOLDENS["arrays"]}
+    mask, ones = arrays["mask"], jnp.ones(len(arrays["mask"]))
+    learned = arrays["learned"] if masked else ones
+
+    def slopes(loss_type, scale=1.0):
+        def loss(logps):
+            terms = grpo_terms(
+                logps, logps, arrays["logps"], arrays["advantages"], mask, ones, learned, 3 * ones,
+                loss_type=loss_type, importance_sampling_level="sequence" if loss_type == "luspo" else "token",
+                beta=0.0, use_bias_correction_kl=True, epsilon=0.2, epsilon_high=5.0, delta=None,
+            )  # fmt: skip
+            return scale * terms["loss"].mean()
+
+        return jax.jit(jax.grad(loss))(arrays["logps"])
+
+    for same in (("grpo", "sapo", "gspo", "gmpo"), ("dapo", "vespo", "cispo")):
+        for loss_type in same[1:]:
+            np.testing.assert_allclose(slopes(loss_type), slopes(same[0]), atol=1e-6, err_msg=loss_type)
+    width = mask.shape[-1]
+    np.testing.assert_allclose(slopes("luspo"), slopes("dr_grpo", width), atol=1e-6)
+    assert np.abs(slopes("grpo")).max() > 1e-2
+
+
 def test_the_objective_of_rloo_is_trls(monkeypatch):
     arrays = {name: jnp.asarray(values, jnp.float32) for name, values in GOLDENS["arrays"].items()}
     golden, mask, ones = GOLDENS["rloo"], arrays["mask"], jnp.ones(len(arrays["mask"]))
@@ -253,18 +284,22 @@ def finished(algorithm):
     return flat(whole)
 
 
-@pytest.mark.parametrize("algorithm", ["grpo", "rloo"])
+@pytest.mark.parametrize("algorithm", ["grpo", "rloo", "gmpo", "vespo"])
 def test_neither_microbatches_nor_devices_nor_filling_rows_can_be_seen(algorithm):
     _, sampled, reference = policy_and_reference()
     # Not the policy that sampled: ratios are far from 1, and some are clipped.
     params = jax.tree.map(lambda a, b: a + 0.1 * b, sampled, reference)
     if algorithm == "grpo":
         objective = objective_of(grpo_objective, beta=BETA, epsilon=0.02)
-    else:
+    elif algorithm == "rloo":
         objective = objective_of(rloo_objective, epsilon=0.02)
-    batch = finished(algorithm)
+    elif algorithm == "gmpo":
+        objective = objective_of(grpo_objective, beta=BETA, loss_type="gmpo", epsilon=0.02)
+    else:
+        objective = objective_of(grpo_objective, beta=BETA, loss_type="vespo")
+    batch = finished("rloo" if algorithm == "rloo" else "grpo")
     alone = step_gradient(objective, params, batch, 1)
-    assert 0 < alone[0]["clip_ratio/region_mean"] < 1
+    assert 0 < alone[0].get("clip_ratio/region_mean", 0.5) < 1
     spoilt = jax.tree.map(lambda leaf: leaf, batch)
     for name in ("behaviour_logps", "reference_logps", "advantages"):
         spoilt["completion"][name] = spoilt["completion"][name].at[28:].set(jnp.nan)

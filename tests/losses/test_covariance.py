@@ -42,7 +42,9 @@ def test_with_nothing_selected_both_are_ppo(new, old, advantage):
     arguments = tuple(jnp.float32(x) for x in (new, old, advantage))
     np.testing.assert_array_equal(PLAIN[0](*arguments, jnp.float32(0)), PLAIN[1](*arguments))
     np.testing.assert_allclose(
-        PLAIN[2](*arguments, jnp.float32(0)), PLAIN[3](*arguments, epsilon_high=jnp.inf, epsilon_low=jnp.inf), rtol=1e-6
+        PLAIN[2](*arguments, jnp.float32(0)),
+        PLAIN[3](*arguments, epsilon_high=jnp.inf, epsilon_low=jnp.inf),
+        rtol=1e-6,
     )
 
 
@@ -67,9 +69,7 @@ def test_covariances_and_the_largest_of_them(garbage):
 def test_a_random_choice_from_the_window():
     covariances = jnp.asarray(np.linspace(0, 6, 61), jnp.float32).reshape(1, 61)
     mask = jnp.ones((1, 61)).at[0, 30].set(0.0)
-    chosen = jax.jit(
-        lambda key: clip_cov_selection(key, covariances, mask, fraction=0.1)
-    )
+    chosen = jax.jit(lambda key: clip_cov_selection(key, covariances, mask, fraction=0.1))
     counted = sum(chosen(key) for key in jax.random.split(jax.random.key(0), 200))
     assert float(chosen(jax.random.key(1)).sum()) == 6  # a tenth of 60
     inside = np.asarray((covariances > 1) & (covariances < 5) & (mask == 1))

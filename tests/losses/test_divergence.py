@@ -80,6 +80,20 @@ def test_an_excluded_token_has_no_gradient_and_no_nan():
         assert float(gradient[2]) == 0.0
 
 
+def test_close_to_the_reference_k2_and_k3_agree_and_on_policy_the_penalty_is_k3():
+    apart = jnp.float32([-0.1, -0.01, 0.0, 0.01, 0.1])
+    k2, k3 = (estimate(apart, jnp.zeros(5)) for estimate in (kl_k2, kl_k3))
+    assert np.all(np.abs(k2 - k3) <= np.abs(apart) ** 3 / 5 + 1e-8)
+    np.testing.assert_array_equal(on_policy(apart, None, jnp.zeros(5)), k3)
+
+
+def test_far_below_the_reference_the_value_is_cut_off_without_gradient():
+    reference, far = jnp.zeros(3), jnp.float32([-20.5, -100.0, -1e4])
+    value, gradient = jax.value_and_grad(lambda x: kl_k3(x, reference).sum())(far)
+    assert float(value) == pytest.approx(3 * (np.expm1(20) - 20), rel=1e-6)
+    np.testing.assert_array_equal(gradient, 0.0)
+
+
 def test_per_token_means_of_the_worked_sequences():
     # Two completions of three and two tokens: token means of k1, k2, k3; then k3 by sequences.
     logps = jnp.float32([-0.8, -0.9, -1.6, -1.0, -0.9])

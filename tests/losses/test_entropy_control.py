@@ -60,9 +60,9 @@ def test_a_bonus_on_one_token_finds_the_softmax_of_the_reward():
         updates, state = optimizer.update(jax.grad(loss)(logits), state)
         return (optax.apply_updates(logits, updates), state), None
 
-    (logits, _), _ = jax.jit(
-        lambda x: jax.lax.scan(step, (x, optimizer.init(x)), None, length=800)
-    )(jnp.zeros(3))
+    (logits, _), _ = jax.jit(lambda x: jax.lax.scan(step, (x, optimizer.init(x)), None, length=800))(
+        jnp.zeros(3)
+    )
     np.testing.assert_allclose(jax.nn.softmax(logits), jax.nn.softmax(reward / coef), atol=1e-4)
 
 
@@ -80,7 +80,9 @@ def test_the_adaptive_coefficient_of_entropy():
 
 
 def test_the_adaptive_price_of_kl():
-    assert float(adapted_kl_coef(0.1, 0.08, target=0.06, num_samples=256)) == pytest.approx(0.100512, abs=1e-8)
+    assert float(adapted_kl_coef(0.1, 0.08, target=0.06, num_samples=256)) == pytest.approx(
+        0.100512, abs=1e-8
+    )
     assert float(adapted_kl_coef(0.1, 0.06, target=0.06, num_samples=256)) == pytest.approx(0.1, abs=1e-8)
     # Inside the clip it is proportional to the error.
     found = adapted_kl_coef(0.1, 0.066, target=0.06, num_samples=256)

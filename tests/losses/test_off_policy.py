@@ -44,6 +44,8 @@ def test_the_sequence_mask_spares_what_is_good_or_near():
     np.testing.assert_array_equal(kept, [1, 1])
     kept = off_policy_sequence_mask(NEW, OLD, jnp.float32([-1.0, -1.0]), MASK, threshold=-0.07)
     np.testing.assert_array_equal(kept, [0, 0])
+    kept = off_policy_sequence_mask(NEW - 1e4, OLD, jnp.float32([-1.0, -1.0]), MASK, threshold=jnp.inf)
+    np.testing.assert_array_equal(kept, [1, 1])
     at_start = off_policy_sequence_mask(NEW, NEW, jnp.float32([-1.0, -1.0]), MASK, threshold=0.0)
     np.testing.assert_array_equal(at_start, 1.0)
     dirty = jnp.where(MASK == 1, OLD, jnp.nan), jnp.where(MASK == 1, NEW, 1e9)
@@ -80,7 +82,12 @@ def test_no_gradient_and_finite_far_out(weights):
 WEIGHTS = jax.jit(truncated_importance_weights), jax.jit(masked_importance_weights)
 
 
-@given(st.floats(-30, 0, width=32), st.floats(-30, 0, width=32), st.floats(0, 1, width=32), st.floats(1, 9, width=32))
+@given(
+    st.floats(-30, 0, width=32),
+    st.floats(-30, 0, width=32),
+    st.floats(0, 1, width=32),
+    st.floats(1, 9, width=32),
+)
 @settings(max_examples=30, deadline=None)
 def test_within_the_bounds_both_are_the_ratio(logp, sampler_logp, low, high):
     pair = jnp.float32(logp), jnp.float32(sampler_logp)

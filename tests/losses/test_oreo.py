@@ -47,7 +47,12 @@ def test_steps_and_whole_sequences_by_hand():
     # Moving mass between tokens changes the loss of tokens, not that of the sequence.
     moved = RATIOS + jnp.float32([0.3, -0.3, 0.0])
     np.testing.assert_allclose(step_sums(moved, jnp.zeros(3, int), ONES, num_steps=1), whole, atol=1e-6)
-    assert np.abs(oreo_policy_loss(moved, VALUES, ONES, ONES) - oreo_policy_loss(RATIOS, VALUES, ONES, ONES)).max() > 1e-3
+    assert (
+        np.abs(
+            oreo_policy_loss(moved, VALUES, ONES, ONES) - oreo_policy_loss(RATIOS, VALUES, ONES, ONES)
+        ).max()
+        > 1e-3
+    )
 
 
 def test_at_the_reference_the_value_is_regressed_on_the_outcome():

@@ -28,6 +28,7 @@ from prefjax.returns import (
     dr_grpo_advantages,
     grpo_advantages,
     max_at_k_advantages,
+    remax_advantages,
     rloo_advantages,
 )
 from prefjax.rewards import kl_shaped_rewards
@@ -216,7 +217,11 @@ def test_every_surrogate_starts_as_reinforce():
         for loss in everywhere.values():
             gradient = jax.grad(lambda new, loss=loss: jnp.sum(loss(new) * MASK))(old)
             np.testing.assert_allclose(gradient, expected, atol=1e-12)
-        for loss, scale in ((gspo, MASK.sum(axis=1, keepdims=True)), (gmpo, MASK.sum(axis=1, keepdims=True)), (luspo, 1)):
+        for loss, scale in (
+            (gspo, MASK.sum(axis=1, keepdims=True)),
+            (gmpo, MASK.sum(axis=1, keepdims=True)),
+            (luspo, 1),
+        ):
             by_sequence = jax.grad(lambda new, loss=loss: loss(new)[:, 0].sum())(old)
             np.testing.assert_allclose(by_sequence, expected / scale, atol=1e-12)
 
@@ -293,7 +298,10 @@ def at_one(loss, **settings):
 
     def spread_out(logps, advantages):
         mask = (logps != 0).astype(logps.dtype)  # the language gives 0 where there is no token
-        return loss(logps, jax.lax.stop_gradient(logps), advantages[:, 0], mask, **settings)[:, None] / logps.shape[-1]
+        return (
+            loss(logps, jax.lax.stop_gradient(logps), advantages[:, 0], mask, **settings)[:, None]
+            / logps.shape[-1]
+        )
 
     return spread_out
 
@@ -388,7 +396,10 @@ def untempered(rewards, mask, new, sampled):
 
 WHOLE = {"max_weight": jnp.inf}
 OFF_POLICY = {
-    "truncated, of sequences, at no height": (weighed(partial(truncated_importance_weights, **WHOLE), True), True),
+    "truncated, of sequences, at no height": (
+        weighed(partial(truncated_importance_weights, **WHOLE), True),
+        True,
+    ),
     "masked, of sequences, at no height": (weighed(partial(masked_importance_weights, **WHOLE), True), True),
     "ratios of sequences without a clip": (ratios_of_sequences, True),
     "vespo, λ = 0 and k = 1": (untempered, True),
@@ -416,8 +427,8 @@ def test_which_corrections_are_exact_for_samples_of_another(world, name):
 @pytest.mark.parametrize(
     ("advantages", "factor"),
     # Leaving a sample out of its baseline is unbiased; not leaving it out shortens the gradient by (G - 1)/G.
-    [(rloo_advantages, 1.0), (dr_grpo_advantages, 0.5)],
-    ids=["rloo", "dr_grpo"],
+    [(rloo_advantages, 1.0), (dr_grpo_advantages, 0.5), (lambda r: remax_advantages(r, jnp.asarray(0.3)), 1.0)],
+    ids=["rloo", "dr_grpo", "remax"],
 )
 def test_the_mean_gradient_over_groups_is_the_exact_one(world, surrogate, advantages, factor):
     language, logits, _, rewards = world

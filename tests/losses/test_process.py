@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from prefjax.losses import process_reward_loss, two_class_process_reward_loss
+from prefjax.losses import bradley_terry_loss, process_reward_loss, two_class_process_reward_loss
 from prefjax.types import Weighted
 
 
@@ -22,6 +22,11 @@ def test_two_classes_are_one_by_their_difference():
     np.testing.assert_allclose(
         two_class_process_reward_loss(scores, labels),
         process_reward_loss(scores[..., 1] - scores[..., 0], labels),
+        rtol=1e-6,
+    )
+    np.testing.assert_allclose(
+        process_reward_loss(scores[..., 0], labels),
+        bradley_terry_loss(scores[..., 0], jnp.zeros((4, 3)), label_smoothing=1 - labels),
         rtol=1e-6,
     )
 

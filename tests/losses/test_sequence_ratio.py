@@ -60,7 +60,10 @@ def test_identities(new, old, advantages, lengths):
 
 def test_gmpo_clips_tokens_on_the_side_that_would_gain():
     new = jnp.float32([[0.7, -0.7, 0.1, 0.0]])
-    for advantage, ratio, moving in ((1.0, (0.4 - 0.7 + 0.1) / 3, [0, 1, 1]), (-1.0, (0.7 - 0.4 + 0.1) / 3, [1, 0, 1])):
+    for advantage, ratio, moving in (
+        (1.0, (0.4 - 0.7 + 0.1) / 3, [0, 1, 1]),
+        (-1.0, (0.7 - 0.4 + 0.1) / 3, [1, 0, 1]),
+    ):
         mask = jnp.float32([[1, 1, 1, 0]])
         value, gradient = jax.value_and_grad(
             lambda x, a=advantage, mask=mask: gmpo_loss(x, jnp.zeros_like(x), jnp.float32([a]), mask).sum()

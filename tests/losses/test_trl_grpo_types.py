@@ -100,7 +100,9 @@ def of_whole(weights, **settings):
 
 def near(sampler):
     def factor(new, batch):
-        kept = off_policy_sequence_mask(new, batch[sampler], batch["advantages"], batch["mask"], threshold=0.05)
+        kept = off_policy_sequence_mask(
+            new, batch[sampler], batch["advantages"], batch["mask"], threshold=0.05
+        )
         return jnp.broadcast_to(kept[:, None], new.shape)
 
     return factor

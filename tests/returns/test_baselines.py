@@ -74,9 +74,7 @@ def test_group_policy_gradient_and_its_scale():
 
 
 def test_dynamic_sampling_keeps_groups_that_differ():
-    rewards = jnp.float32(
-        [[1, 0, 1], [1, 1, 1], [0, 0, 0], [1, jnp.nan, 1], [jnp.nan, 0, 1], [jnp.nan] * 3]
-    )
+    rewards = jnp.float32([[1, 0, 1], [1, 1, 1], [0, 0, 0], [1, jnp.nan, 1], [jnp.nan, 0, 1], [jnp.nan] * 3])
     np.testing.assert_array_equal(dynamic_sampling_mask(rewards), [1, 0, 0, 0, 1, 0])
 
 
@@ -88,6 +86,13 @@ def test_the_value_of_a_prompt():
     assert float(soft_values(missing)) == pytest.approx(float(soft_values(EIGHT)), abs=1e-6)
     assert np.isnan(soft_values(jnp.float32([jnp.nan])))
     assert np.all(np.isfinite(jax.grad(lambda r: soft_values(r, beta=1e-3))(jnp.float32([1e4, -1e4, 0]))))
+
+
+def test_the_value_is_what_the_regularised_optimum_earns():
+    """Over all outcomes, as likely under the reference: E[R] - β KL of π ∝ exp(R/β)."""
+    optimum = jax.nn.softmax(FOUR / 0.3)
+    earned = optimum @ (FOUR - 0.3 * jnp.log(4 * optimum))
+    assert float(soft_values(FOUR, beta=0.3)) == pytest.approx(float(earned), abs=1e-6)
 
 
 @given(GROUPS)

@@ -25,9 +25,7 @@ def test_written_numbers():
     np.testing.assert_allclose(summed, [1.00681969, -0.69702902, 0.69702902, -1.00681969], atol=2e-6)
     scores = gdpo_scores(REWARDS, ONES)
     np.testing.assert_allclose(scores, [2.02687113, -0.47887686, 0.47887686, -2.02687113], atol=2e-6)
-    np.testing.assert_allclose(
-        gdpo(REWARDS), [1.19185933, -0.28159356, 0.28159356, -1.19185933], atol=2e-6
-    )
+    np.testing.assert_allclose(gdpo(REWARDS), [1.19185933, -0.28159356, 0.28159356, -1.19185933], atol=2e-6)
 
 
 def test_one_reward_is_grpo_and_no_scale_is_heard():

@@ -4,8 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy import stats
 
-from prefjax.rewards import brier_score, expected_calibration_error, ranking_accuracy
+from prefjax.rewards import brier_score, expected_calibration_error, ranking_accuracy, reliability_curve
 
 P = jnp.float32([0.55, 0.65, 0.72, 0.81, 0.90, 0.95])
 Y = jnp.float32([1, 0, 1, 1, 1, 1])
@@ -53,3 +54,35 @@ def test_ties_are_half_right():
     assert np.isnan(ranking_accuracy(jnp.float32(jnp.nan), jnp.float32(0)))
     with jax.enable_x64(True):  # closer than float32 can tell
         assert float(ranking_accuracy(jnp.float64(1 + 1e-12), jnp.float64(1))) == 1.0
+
+
+def test_the_reliability_curve_is_the_error_bin_by_bin():
+    curve = reliability_curve(P, Y, num_bins=5)
+    np.testing.assert_array_equal(curve.count, [1, 1, 1, 2, 1])
+    np.testing.assert_allclose(curve.confidence, [0.55, 0.65, 0.72, 0.855, 0.95], atol=1e-6)
+    np.testing.assert_array_equal(curve.accuracy, [1, 0, 1, 1, 1])
+    gaps = curve.count * jnp.abs(curve.confidence - curve.accuracy)
+    error = expected_calibration_error(P, Y, num_bins=5)
+    assert float(gaps.sum() / 6) == pytest.approx(float(error), rel=1e-5)
+
+
+def test_empty_bins_have_no_accuracy_and_no_pairs_none_at_all():
+    curve = reliability_curve(jnp.float32([0.9, 0.1]), jnp.float32([1, 1]), num_bins=4)
+    np.testing.assert_array_equal(curve.count, [0, 0, 0, 2])
+    np.testing.assert_array_equal(curve.accuracy, [np.nan, np.nan, np.nan, 0.5])
+    nothing = reliability_curve(jnp.zeros(0), jnp.zeros(0), num_bins=4)
+    assert np.all(np.isnan(nothing.confidence))
+    np.testing.assert_array_equal(nothing.count, 0.0)
+
+
+def test_the_bins_are_those_of_scipy():
+    keys = jax.random.split(jax.random.key(1), 2)
+    p, y = (
+        jax.random.uniform(keys[0], (5000,)),
+        jax.random.bernoulli(keys[1], 0.6, (5000,)).astype(jnp.float32),
+    )
+    confidence = np.maximum(p, 1 - p)
+    right = np.where(np.asarray(p) > 0.5, y, 1 - y)
+    expected, _, _ = stats.binned_statistic(confidence, [confidence, right], bins=10, range=(0.5, 1.0))
+    curve = reliability_curve(p, y)
+    np.testing.assert_allclose(np.stack(curve[:2]), expected, atol=1e-5)

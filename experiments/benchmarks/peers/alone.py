@@ -6,14 +6,17 @@ that was needed after all shows as an exception, never as a number.
 """
 
 import contextlib
+import functools
 import importlib
 import importlib.abc
 import importlib.machinery
 import importlib.metadata
 import importlib.util
 import sys
+import textwrap
 import types
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 
@@ -145,6 +148,27 @@ def given(module: types.ModuleType, **names: Any) -> Iterator[None]:
         yield
     finally:
         vars(module).update(before)
+
+
+def source(module: str) -> str:
+    """The text of a library's file, which is not run."""
+    library, *names = module.split(".")
+    spec = importlib.util.find_spec(library)
+    if spec is None or spec.submodule_search_locations is None:
+        raise ModuleNotFoundError(f"{library} is not installed", name=library)
+    return Path(spec.submodule_search_locations[0], *names).with_suffix(".py").read_text()
+
+
+@functools.cache
+def lines(text: str, first: str, last: str) -> types.CodeType:
+    """From the line that starts with `first` to the next one that starts with `last`, to be run as they stand.
+
+    For what a library has in the middle of a long method.
+    """
+    all_lines = text.splitlines()
+    begin = next(i for i, line in enumerate(all_lines) if line.strip().startswith(first))
+    end = next(i for i, line in enumerate(all_lines) if i >= begin and line.strip().startswith(last))
+    return compile(textwrap.dedent("\n".join(all_lines[begin : end + 1])), f"{first} … {last}", "exec")
 
 
 def version(distribution: str) -> str | None:

@@ -13,7 +13,8 @@ def draw(count: int, seed: int = 0) -> dict[str, np.ndarray]:
     values, old_values, returns, token_advantages, token_rewards (0 outside the mask), entropies, tokens (ids).
     Pairs are the first half of S, chosen, and the second, rejected.
     [S]: advantages, desirable (half of them), scores, kl_logratio (of mismatched completions), group_rewards.
-    [S/2]: margin, wins, preference.   [S, T, V]: logits, reference_logits.   [S, K]: items, best first.
+    [S/2]: margin, wins, preference.   [S, T, V]: logits, reference_logits.   [S, T]: labels (0 or 1).
+    [S, K]: items, other_items.   [S/G]: greedy_rewards, of the groups of G that S is in `group_rewards`.
     """
     random = np.random.default_rng(seed)
     s, t, half = SEQUENCES, TOKENS, SEQUENCES // 2
@@ -36,10 +37,11 @@ def draw(count: int, seed: int = 0) -> dict[str, np.ndarray]:
         "old_values": normal(s, t) * mask, "returns": normal(s, t) * mask,
         "token_advantages": normal(s, t), "token_rewards": normal(s, t) * mask,
         "entropies": np.abs(normal(s, t)) * mask, "advantages": normal(s), "desirable": liked.astype(np.float64),
-        "scores": normal(s), "kl_logratio": normal(s), "group_rewards": normal(s), "greedy_rewards": normal(half // 2),
+        "scores": normal(s), "kl_logratio": normal(s), "group_rewards": normal(s), "greedy_rewards": normal(s // GROUP),
         "margin": np.abs(normal(half)), "wins": (normal(half) > 0).astype(np.float64),
         "preference": random.random((count, half)), "logits": 2 * normal(s, t, VOCABULARY),
         "reference_logits": 2 * normal(s, t, VOCABULARY), "items": normal(s, ITEMS),
+        "other_items": normal(s, ITEMS),
     }  # fmt: skip
     whole["tokens"] = random.integers(VOCABULARY, size=(count, s, t))
     whole["labels"] = random.integers(2, size=(count, s, t))

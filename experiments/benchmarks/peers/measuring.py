@@ -55,6 +55,15 @@ class Apart(NamedTuple):
 
 def in_jax(run: Callable[[Batch], Any], batches: Batch, moves: tuple[str, ...], compiled: bool = True) -> Result:
     """All batches at once."""
+    every = of_every(run, moves)
+    with jax.enable_x64(True), jax.numpy_rank_promotion("allow"):
+        batches = {name: jax.numpy.asarray(array) for name, array in batches.items()}
+        value, gradient = (jax.jit(every) if compiled else every)(batches)
+        return Result(np.asarray(value), _flat(gradient, moves))
+
+
+def of_every(run: Callable[[Batch], Any], moves: tuple[str, ...]) -> Callable[[Batch], Any]:
+    """Stacked batches to the values of all and their gradients by name."""
 
     def one(batch: dict[str, Any]) -> Any:
         if not moves:
@@ -62,11 +71,7 @@ def in_jax(run: Callable[[Batch], Any], batches: Batch, moves: tuple[str, ...], 
         moved = {name: batch[name] for name in moves}
         return jax.value_and_grad(lambda moved: run(batch | moved))(moved)
 
-    every = jax.vmap(one)
-    with jax.enable_x64(True), jax.numpy_rank_promotion("allow"):
-        batches = {name: jax.numpy.asarray(array) for name, array in batches.items()}
-        value, gradient = (jax.jit(every) if compiled else every)(batches)
-        return Result(np.asarray(value), _flat(gradient, moves))
+    return jax.vmap(one)
 
 
 def in_torch(run: Callable[[Batch], Any], batches: Batch, moves: tuple[str, ...]) -> Result:

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from experiments.benchmarks.peers.alone import alone, given
+from experiments.benchmarks.peers.alone import alone, given, lines, source
 from experiments.benchmarks.peers.measuring import Batch, Peer
 
 
@@ -196,6 +196,23 @@ def easydel_xpo(*, beta: float = 0.1, alpha: float = 0.01) -> Peer:
     return Peer("EasyDeL", run, "jax")
 
 
+def easydel_advantages(scale_rewards: str) -> Peer:
+    """The lines of its GRPO trainer between rewards and advantages, run as they stand."""
+
+    def run(batch: Batch) -> Any:
+        from experiments.benchmarks.peers.batches import GROUP
+
+        text = source("easydel.trainers.group_relative_policy_optimization.grpo_trainer")
+        names = {
+            "jnp": jnp, "rewards_per_func": batch["group_rewards"][:, None], "generation_factor": GROUP,
+            "self": SimpleNamespace(reward_weights=jnp.ones(1), scale_rewards=scale_rewards),
+        }  # fmt: skip
+        exec(lines(text, "rewards = jnp.nansum(", "advantages = jnp.nan_to_num("), names)
+        return names["advantages"]
+
+    return Peer("EasyDeL", run, "jax")
+
+
 # Tunix: tunix/rl/algo_core.py and tunix/sft/dpo/dpo_trainer.py.
 
 
@@ -359,3 +376,25 @@ def rlax_log() -> Peer:
         return loss(jax.nn.sigmoid(chosen - rejected), jnp.ones_like(chosen)).mean()
 
     return _rlax("log_loss", of)
+
+
+def rlax_returns() -> Peer:
+    """Where a sequence ends the discount is 0, so that nothing comes back from padding."""
+
+    def of(returns: Any, batch: Batch) -> Any:
+        mask = batch["mask"]
+        discounts = 0.9 * jnp.pad(mask[:, 1:], ((0, 0), (0, 1)))
+        return jax.vmap(lambda r, d: returns(r, d, jnp.zeros(r.shape)))(batch["token_rewards"], discounts)
+
+    return _rlax("discounted_returns", of)
+
+
+def rlax_gae(*, gamma: float, lambda_: float) -> Peer:
+    def of(estimate: Any, batch: Batch) -> Any:
+        mask = batch["mask"]
+        discounts = gamma * jnp.pad(mask[:, 1:], ((0, 0), (0, 1)))
+        values = jnp.pad(batch["values"], ((0, 0), (0, 1)))
+        found = jax.vmap(lambda r, d, v: estimate(r, d, lambda_, v))(batch["token_rewards"], discounts, values)
+        return (found + batch["values"]) * mask
+
+    return _rlax("truncated_generalized_advantage_estimation", of)

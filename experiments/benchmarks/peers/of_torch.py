@@ -203,6 +203,37 @@ def verl_whitened() -> Peer:
     return Peer("verl", run, "torch")
 
 
+def verl_shaped(*, beta: float) -> Peer:
+    """Rewards of tokens, of which the score is at the last one."""
+
+    def run(batch: Batch) -> Any:
+        import torch
+
+        mask = batch["mask"]
+        scores = torch.zeros_like(mask)
+        scores[torch.arange(len(mask)), mask.sum(-1).long() - 1] = batch["scores"]
+        columns = (batch[name] for name in ("logps", "reference_logps"))
+        return _verl().compute_rewards(scores, *columns, beta) * mask
+
+    return Peer("verl", run, "torch")
+
+
+def verl_kl_controller(*, target: float, horizon: int, samples: int) -> Peer:
+    """The coefficient after each of the KL divergences, from 0.2."""
+
+    def run(batch: Batch) -> Any:
+        import torch
+
+        found = []
+        for kl in batch["kl_logratio"].tolist():
+            controller = _verl().AdaptiveKLController(0.2, target, horizon)
+            controller.update(kl, samples)
+            found.append(controller.value)
+        return torch.tensor(found, dtype=torch.float64)
+
+    return Peer("verl", run, "torch")
+
+
 # Liger: the torch functions inside its chunked losses. Its Triton kernels need a GPU and are not run.
 
 
@@ -252,6 +283,39 @@ def liger_tokens(loss_type: str, *, sampler: Any = None, **settings: Any) -> Pee
 
 
 # torch and transformers.
+
+
+def torch_list(*, soft: bool) -> Peer:
+    """Cross-entropy over lists: of the first item, or with the softmax of other scores as its targets."""
+
+    def run(batch: Batch) -> Any:
+        import torch
+
+        items = batch["items"]
+        if soft:
+            return torch.nn.functional.cross_entropy(items, batch["other_items"].softmax(-1))
+        return torch.nn.functional.cross_entropy(items, torch.zeros(len(items), dtype=torch.long))
+
+    return Peer("torch", run, "torch")
+
+
+def torch_degree() -> Peer:
+    def run(batch: Batch) -> Any:
+        import torch
+
+        return torch.nn.functional.cross_entropy(batch["items"], batch["tokens"][:, 0])
+
+    return Peer("torch", run, "torch")
+
+
+def torch_squares() -> Peer:
+    def run(batch: Batch) -> Any:
+        import torch
+
+        present = batch["mask"] > 0
+        return torch.nn.functional.mse_loss(batch["values"][present], batch["returns"][present])
+
+    return Peer("torch", run, "torch")
 
 
 def torch_cross_entropy() -> Peer:

@@ -1,10 +1,12 @@
 """TRL: its trainers' own loss methods, on a stand-in that has what they read and returns fixed log-probabilities."""
 
 import functools
+import inspect
 from collections import defaultdict
 from types import SimpleNamespace
 from typing import Any
 
+from experiments.benchmarks.peers.alone import lines
 from experiments.benchmarks.peers.measuring import Batch, Peer
 
 LIBRARY = "TRL"
@@ -49,7 +51,7 @@ def _inputs(batch: Batch) -> dict[str, Any]:
 
 
 def dpo(
-    loss_type: str, *, beta: float = 0.1, label_smoothing: float = 0.0, single: bool = False, **attributes: Any
+    *loss_types: str, beta: float = 0.1, label_smoothing: float = 0.0, single: bool = False, **attributes: Any
 ) -> Peer:
     """`DPOTrainer._compute_loss`. `single`: in float32, where it knows no float64."""
 
@@ -61,7 +63,7 @@ def dpo(
         if attributes.get("use_weighting"):
             more["log_sum_sq_probs"] = (batch["logits"].softmax(-1) ** 2).sum(-1).log()
         fake = _trainer(
-            precompute_ref_logps=True, loss_types=[loss_type], loss_weights=[1.0], beta=beta,
+            precompute_ref_logps=True, loss_types=loss_types, loss_weights=[1.0] * len(loss_types), beta=beta,
             label_smoothing=label_smoothing, args=SimpleNamespace(discopop_tau=0.05),
             **({"ld_alpha": None, "use_weighting": False, "f_divergence_type": "reverse_kl"} | attributes),
         )  # fmt: skip
@@ -82,7 +84,7 @@ def _shared_then_tail(logps: Any, mask: Any, alpha: float) -> Any:
     lengths = mask.sum(-1)
     shared = torch.minimum(*lengths.chunk(2)).repeat(2)
     inside = mask.cumsum(-1) <= shared[:, None]
-    return (logps * (inside + alpha * ~inside)).sum(-1)
+    return (logps * (inside + alpha * (~inside).to(logps.dtype))).sum(-1)
 
 
 def kto(loss_type: str, *, beta: float = 0.1, desirable_weight: float = 1.0, undesirable_weight: float = 1.0) -> Peer:
@@ -263,8 +265,13 @@ def tokens(
     return _peer(run)
 
 
-def advantages(scale_rewards: str | None = None, *, trainer: str = "GRPOTrainer") -> Peer:
-    """The lines of `_generate_and_score_completions` between rewards and advantages, run as they stand."""
+def advantages(
+    scale_rewards: str | None = None, *, trainer: str = "GRPOTrainer", several: str = "sum_then_normalize"
+) -> Peer:
+    """The lines of `_generate_and_score_completions` between rewards and advantages, run as they stand.
+
+    With `several="normalize_then_sum"` of two rewards, weighed 1 and 0.5.
+    """
 
     def run(batch: Batch) -> Any:
         import torch
@@ -273,28 +280,39 @@ def advantages(scale_rewards: str | None = None, *, trainer: str = "GRPOTrainer"
         from experiments.benchmarks.peers.batches import GROUP
 
         more = {} if scale_rewards is None else {"scale_rewards": scale_rewards}
+        rewards, weights = batch["group_rewards"][:, None], torch.ones(1)
+        if several == "normalize_then_sum":
+            rewards = torch.stack([batch["group_rewards"], batch["scores"]], dim=1)
+            weights, more = torch.tensor([1.0, 0.5]), more | {"reward_funcs": [None, None]}
         names = {
             "torch": torch, "nanstd": nanstd, "device": "cpu", "num_generations": GROUP,
-            "rewards_per_func": batch["group_rewards"][:, None],
+            "rewards_per_func": rewards,
             "self": SimpleNamespace(
-                reward_weights=torch.ones(1), multi_objective_aggregation="sum_then_normalize", beta=0.0,
+                reward_weights=weights, multi_objective_aggregation=several, beta=0.0,
                 reward_clip_range=None, normalize_advantages=False, **more,
             ),
         }  # fmt: skip
-        exec(_advantage_lines(trainer), names)
+        text = inspect.getsource(_policy_trainer(trainer)._generate_and_score_completions)
+        exec(lines(text, "unscorable_mask =", "advantages = torch.nan_to_num"), names)
         return names["advantages"]
 
     return _peer(run)
 
 
-@functools.cache
-def _advantage_lines(trainer: str) -> Any:
-    import inspect
-    import textwrap
+def optimal_values(*, beta: float) -> Peer:
+    """The line of A2POTrainer that estimates V*, of the rewards of each group."""
 
-    source = inspect.getsource(_policy_trainer(trainer)._generate_and_score_completions).splitlines()
-    begin = next(i for i, line in enumerate(source) if line.strip().startswith("unscorable_mask ="))
-    end = next(
-        i for i, line in enumerate(source) if i > begin and line.strip().startswith("advantages = torch.nan_to_num")
-    )
-    return compile(textwrap.dedent("\n".join(source[begin : end + 1])), f"{trainer}, advantages", "exec")
+    def run(batch: Batch) -> Any:
+        import math
+
+        import torch
+        from trl.experimental.a2po import A2POTrainer
+
+        from experiments.benchmarks.peers.batches import GROUP
+
+        rewards = batch["group_rewards"].view(-1, GROUP)
+        names = {"torch": torch, "math": math, "rewards": rewards, "beta1": beta, "n": GROUP}
+        exec(lines(inspect.getsource(A2POTrainer._estimate_optimal_values), "v_star =", "v_star ="), names)
+        return names["v_star"]
+
+    return _peer(run)

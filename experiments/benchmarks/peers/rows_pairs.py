@@ -151,6 +151,32 @@ def nash_md(batch: Batch) -> Any:
     return losses.nash_md_loss(logp, reference, batch["preference"], beta=BETA).mean()
 
 
+def rpo(per_token: bool) -> Callable[[Batch], Any]:
+    def mean(batch: Batch) -> Any:
+        if per_token:
+            return pair(losses.dpo_loss, beta=BETA)(batch) + tokens_of_chosen(batch)
+        chosen, _ = halves(sums(batch) / lengths(batch))
+        return losses.iterated_dpo_loss(*ratios(batch), chosen, beta=BETA).mean()
+
+    return mean
+
+
+def best_of_list(batch: Batch) -> Any:
+    return losses.best_versus_rest_loss(batch["items"], jnp.ones_like(batch["items"])).mean()
+
+
+def list_net(batch: Batch) -> Any:
+    return losses.listnet_loss(batch["items"], batch["other_items"], jnp.ones_like(batch["items"])).mean()
+
+
+def degree(batch: Batch) -> Any:
+    return losses.preference_degree_loss(batch["items"], batch["tokens"][:, 0]).mean()
+
+
+def rating(batch: Batch) -> Any:
+    return losses.rating_loss(batch["values"], batch["returns"], batch["mask"]).sum() / batch["mask"].sum()
+
+
 def a_star_po(batch: Batch) -> Any:
     ratio = sums(batch) - sums(batch, "reference_logps")
     return losses.a_star_po_loss(ratio, batch["group_rewards"], batch["scores"], beta=BETA).mean()
@@ -190,6 +216,13 @@ PAIRS: dict[str, Row] = {
     )),
     "DPO, length-averaged": Row((losses.dpo_loss,), pair_average(losses.dpo_loss, beta=BETA), (
         of_trl.dpo("sigmoid_norm"),
+    )),
+    "DPO + likelihood of the chosen (RPO)": Row((losses.iterated_dpo_loss,), rpo(per_token=False), (
+        of_trl.dpo("sigmoid", "sft")._replace(
+            note="the likelihood is a mean over all tokens of the chosen, not over completions: "
+            "`dpo_loss` and `Weighted.tokens(nll_loss(…))`",
+            ours=rpo(per_token=True),
+        ),
     )),
     "IPO (sums)": Row((losses.ipo_loss,), pair(losses.ipo_loss, beta=BETA), (
         of_trl.dpo("ipo")._replace(
@@ -321,6 +354,10 @@ PAIRS: dict[str, Row] = {
             ours=tpo(per_token=True),
         ),
     ), ("logits",)),
+    "best versus rest": Row((losses.best_versus_rest_loss,), best_of_list, (of_torch.torch_list(soft=False),), ("items",)),
+    "ListNet": Row((losses.listnet_loss,), list_net, (of_torch.torch_list(soft=True),), ("items",)),
+    "preference degree": Row((losses.preference_degree_loss,), degree, (of_torch.torch_degree(),), ("items",)),
+    "ratings": Row((losses.rating_loss,), rating, (of_torch.torch_squares(),), ("values",)),
     "SFT on the chosen": Row((losses.nll_loss,), tokens_of_chosen, (of_trl.dpo("sft"),)),
     "Bradley-Terry": Row((losses.bradley_terry_loss,), bradley_terry(), (
         of_trl.reward(), of_torch.openrlhf_reward(), of_jax.easydel_reward(), of_jax.rlax_log(),

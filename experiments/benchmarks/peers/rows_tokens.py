@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from experiments.benchmarks.peers import of_jax, of_torch, of_trl
 from experiments.benchmarks.peers.batches import GROUP
 from experiments.benchmarks.peers.measuring import Batch, Row
-from prefjax import losses, returns
+from prefjax import losses, returns, rewards
 from prefjax.types import Weighted
 
 WINDOW = 16  # the constant of Dr. GRPO
@@ -124,6 +124,18 @@ def kl_cov(batch: Batch) -> Any:
     return Weighted.tokens(each, batch["mask"]).mean()
 
 
+def clip_cov(batch: Batch) -> Any:
+    """All tokens in the window, since verl draws from them."""
+    logps, behaviour, mask = (batch[name] for name in ("logps", "behaviour_logps", "mask"))
+    advantages = jnp.broadcast_to(batch["advantages"][:, None], logps.shape)
+    ratio = jnp.exp(logps - behaviour)
+    clipped = -advantages * jnp.clip(ratio, 0.8, 1.2) > -advantages * ratio
+    covariances = losses.token_covariances(logps, advantages, mask)
+    key = jax.random.key(0)
+    selected = losses.clip_cov_selection(key, covariances, mask * ~clipped, fraction=1.0, low=0.1, high=1.0)
+    return Weighted.tokens(losses.clip_cov_loss(logps, behaviour, advantages, selected), mask).mean()
+
+
 def value(epsilon: float = jnp.inf, factor: float = 1.0) -> Callable[[Batch], Any]:
     def mean(batch: Batch) -> Any:
         each = losses.value_loss(batch["values"], batch["old_values"], batch["returns"], epsilon=epsilon)
@@ -136,31 +148,30 @@ def over_tokens(function: Callable[..., Any], *names: str) -> Callable[[Batch], 
     return lambda batch: Weighted.tokens(function(*(batch[name] for name in names)), batch["mask"]).mean()
 
 
-def groups(estimate: Callable[..., Any], *more: str, **settings: Any) -> Callable[[Batch], Any]:
+def groups(estimate: Callable[..., Any], **settings: Any) -> Callable[[Batch], Any]:
     """Advantages of groups of samples, flat as libraries have them."""
 
     def each(batch: Batch) -> Any:
-        arrays = (batch[name].reshape(-1, GROUP) if batch[name].ndim == 1 else batch[name] for name in more)
-        return estimate(batch["group_rewards"].reshape(-1, GROUP), *arrays, **settings).reshape(-1)
+        return estimate(batch["group_rewards"].reshape(-1, GROUP), **settings).reshape(-1)
 
     return each
 
 
-def batch_scaled(rewards: Any) -> Any:
-    return returns.batch_scaled_advantages(rewards, returns.reward_standard_deviation(rewards))
+def batch_scaled(scores: Any, ddof: int = 1) -> Any:
+    return returns.batch_scaled_advantages(scores, returns.reward_standard_deviation(scores, ddof=ddof))
 
 
 def opo(batch: Batch) -> Any:
-    rewards, lengths = (x.reshape(-1, GROUP) for x in (batch["group_rewards"], batch["mask"].sum(-1)))
-    return returns.opo_advantages(rewards, lengths).reshape(-1)
+    scores, lengths = (x.reshape(-1, GROUP) for x in (batch["group_rewards"], batch["mask"].sum(-1)))
+    return returns.opo_advantages(scores, lengths).reshape(-1)
 
 
 def remax(batch: Batch) -> Any:
     return returns.remax_advantages(batch["group_rewards"].reshape(-1, GROUP), batch["greedy_rewards"]).reshape(-1)
 
 
-def gpg(rewards: Any) -> Any:
-    return returns.gpg_advantages(rewards, returns.gpg_scale(rewards))
+def gpg(scores: Any) -> Any:
+    return returns.gpg_advantages(scores, returns.gpg_scale(scores))
 
 
 def gae_returns(batch: Batch) -> Any:
@@ -170,6 +181,33 @@ def gae_returns(batch: Batch) -> Any:
     values = jnp.pad(batch["values"], ((0, 0), (0, 1)))
     found = returns.generalized_advantage_estimation(batch["token_rewards"], values, 0.9 * last, lambda_=0.8)
     return (found + batch["values"]) * mask
+
+
+def discounted(batch: Batch) -> Any:
+    last = jnp.roll(batch["mask"], -1, axis=-1).at[:, -1].set(0)
+    return returns.discounted_returns(batch["token_rewards"], 0.9 * last, jnp.zeros_like(batch["scores"]))
+
+
+def shaped(batch: Batch) -> Any:
+    columns = (batch[name] for name in ("scores", "logps", "reference_logps", "mask"))
+    return rewards.kl_shaped_rewards(*columns, beta=0.05)
+
+
+def kl_controller(batch: Batch) -> Any:
+    def after(kl: Any) -> Any:
+        return losses.adapted_kl_coef(0.2, kl, target=0.5, horizon=100, num_samples=8)
+
+    return jax.vmap(after)(batch["kl_logratio"])
+
+
+def gdpo(batch: Batch) -> Any:
+    both = jnp.stack([batch["group_rewards"], batch["scores"]], axis=-1).reshape(-1, GROUP, 2)
+    scores = returns.gdpo_scores(both, jnp.array([1.0, 0.5]))
+    return returns.gdpo_advantages(scores, returns.reward_standard_deviation(scores)).reshape(-1)
+
+
+def soft_values(batch: Batch) -> Any:
+    return returns.soft_values(batch["group_rewards"].reshape(-1, GROUP), beta=0.5)
 
 
 def whitened(batch: Batch) -> Any:
@@ -183,8 +221,8 @@ def reinforce_plus_plus(batch: Batch) -> Any:
 
 def reinforce_plus_plus_baseline(batch: Batch) -> Any:
     mask = batch["mask"].reshape(-1, GROUP, batch["mask"].shape[-1])
-    rewards = batch["group_rewards"].reshape(-1, GROUP)
-    return returns.reinforce_plus_plus_baseline_advantages(rewards, mask).reshape(batch["mask"].shape)
+    scores = batch["group_rewards"].reshape(-1, GROUP)
+    return returns.reinforce_plus_plus_baseline_advantages(scores, mask).reshape(batch["mask"].shape)
 
 
 PLAIN = on_tokens(losses.ppo_clip_loss)
@@ -206,7 +244,7 @@ TOKENS: dict[str, Row] = {
         of_jax.tunix_tokens(), of_jax.easydel_tokens("grpo")._replace(note=EASYDEL_CLIP),
         of_jax.rlax_clipped(),
     )),
-    "PPO, clip (EasyDeL's PPO)": Row((losses.ppo_clip_loss,), on_tokens(losses.ppo_clip_loss, Weighted.tokens), (
+    "PPO, mean over tokens": Row((losses.ppo_clip_loss,), on_tokens(losses.ppo_clip_loss, Weighted.tokens), (
         of_jax.easydel_ppo(value=False), of_torch.openrlhf_tokens(),
         of_torch.verl_tokens("vanilla", average="token-mean", **NO_DUAL)._replace(
             note=DUAL, default=of_torch.verl_tokens("vanilla", average="token-mean").run
@@ -277,6 +315,9 @@ TOKENS: dict[str, Row] = {
     )),
     "KL-Cov (a fifth)": Row((losses.kl_cov_loss, losses.token_covariances, losses.covariance_threshold), kl_cov, (
         of_torch.verl_covariance("kl_cov", kl_cov_ratio=0.2, ppo_kl_coef=1.0),
+    )),
+    "Clip-Cov (the whole window)": Row((losses.clip_cov_loss, losses.clip_cov_selection), clip_cov, (
+        of_torch.verl_covariance("clip_cov", clip_cov_ratio=1.0, clip_cov_lb=0.1, clip_cov_ub=1.0),
     )),
     "TIS (cap 2)": Row((losses.truncated_importance_weights,), weighed(truncated), (
         of_trl.tokens("grpo", sampler=of_torch.truncated_ratio(2.0)),
@@ -350,6 +391,7 @@ TOKENS: dict[str, Row] = {
     "value": Row((losses.value_loss,), value(), (of_torch.openrlhf_value(), of_jax.rlax_l2()), ("values",)),
 }  # fmt: skip
 
+DDOF_0 = "standard deviations are of n, not of n - 1: `ddof=0`"
 ADVANTAGES: dict[str, Row] = {
     "GRPO advantages": Row((returns.grpo_advantages,), groups(returns.grpo_advantages), (
         of_trl.advantages("group"),
@@ -359,18 +401,25 @@ ADVANTAGES: dict[str, Row] = {
         of_jax.tunix_advantages("")._replace(
             note="ε is 1e-6, not 1e-4", ours=groups(returns.grpo_advantages, epsilon=1e-6)
         ),
+        of_jax.easydel_advantages("group")._replace(note=DDOF_0, ours=groups(returns.grpo_advantages, ddof=0)),
     ), ()),
     "Dr. GRPO advantages": Row((returns.dr_grpo_advantages,), groups(returns.dr_grpo_advantages), (
         of_trl.advantages("none"), of_torch.verl_advantages("grpo", norm_adv_by_std_in_grpo=False),
-        of_jax.tunix_advantages("drgrpo_"),
+        of_jax.tunix_advantages("drgrpo_"), of_jax.easydel_advantages("none"),
     ), ()),
     "batch-scaled advantages": Row(
         (returns.batch_scaled_advantages, returns.reward_standard_deviation), groups(batch_scaled),
-        (of_trl.advantages("batch"),), (),
+        (of_trl.advantages("batch"), of_jax.easydel_advantages("batch")._replace(
+            note=DDOF_0, ours=groups(batch_scaled, ddof=0)
+        )), (),
     ),
     "RLOO advantages": Row((returns.rloo_advantages,), groups(returns.rloo_advantages), (
         of_trl.advantages(trainer="RLOOTrainer"), of_torch.verl_advantages("rloo"), of_jax.tunix_advantages("rloo_"),
     ), ()),
+    "GDPO advantages": Row((returns.gdpo_scores, returns.gdpo_advantages), gdpo, (
+        of_trl.advantages("group", several="normalize_then_sum"),
+    ), ()),
+    "A*-PO, optimal values": Row((returns.soft_values,), soft_values, (of_trl.optimal_values(beta=0.5),), ()),
     "OPO advantages": Row((returns.opo_advantages,), opo, (of_torch.verl_advantages("opo"),), ()),
     "ReMax advantages": Row((returns.remax_advantages,), remax, (of_torch.verl_advantages("remax"),), ()),
     "GPG advantages": Row((returns.gpg_advantages, returns.gpg_scale), groups(gpg), (of_torch.verl_advantages("gpg"),), ()),
@@ -389,6 +438,12 @@ ADVANTAGES: dict[str, Row] = {
     ),
     "GAE (γ = 0.9, λ = 0.8), returns": Row((returns.generalized_advantage_estimation,), gae_returns, (
         of_torch.verl_gae(gamma=0.9, lambda_=0.8), of_jax.tunix_gae(gamma=0.9, lambda_=0.8),
+        of_jax.rlax_gae(gamma=0.9, lambda_=0.8),
+    ), ()),
+    "discounted returns (0.9)": Row((returns.discounted_returns,), discounted, (of_jax.rlax_returns(),), ()),
+    "rewards less the price of KL": Row((rewards.kl_shaped_rewards,), shaped, (of_torch.verl_shaped(beta=0.05),), ()),
+    "adapted price of KL": Row((losses.adapted_kl_coef,), kl_controller, (
+        of_torch.verl_kl_controller(target=0.5, horizon=100, samples=8),
     ), ()),
     "whitening": Row((returns.whitened,), whitened, (of_torch.verl_whitened(), of_jax.tunix_whitened()), ()),
 }  # fmt: skip

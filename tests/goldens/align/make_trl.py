@@ -13,6 +13,7 @@ from typing import Any
 import torch
 import trl
 from trl import GRPOTrainer, RLOOTrainer
+from trl.experimental.gmpo import GMPOTrainer
 
 OUT = Path(__file__).with_name("trl.json")
 ROWS, PROMPT, LONGEST = 6, 2, 5
@@ -36,6 +37,15 @@ CASES: list[tuple[str, dict[str, Any], bool]] = [
         False,
     ),
     ("gspo, dapo", {"importance_sampling_level": "sequence", "beta": 0.1, "delta": 1.25}, True),
+    ("sapo", {"loss_type": "sapo", "beta": 0.04}, False),
+    ("sapo, sequence, masked", {"loss_type": "sapo", "importance_sampling_level": "sequence"}, True),
+    ("luspo", {"loss_type": "luspo", "importance_sampling_level": "sequence", "epsilon": 3e-2}, False),
+    ("luspo, token, masked", {"loss_type": "luspo", "beta": 0.04}, True),
+    ("vespo", {"loss_type": "vespo"}, False),
+    ("vespo, masked", {"loss_type": "vespo", "beta": 0.04}, True),
+    ("gmpo", {"loss_type": "gmpo", "epsilon": 0.2, "epsilon_high": 0.3}, False),
+    ("gmpo, kl", {"loss_type": "gmpo", "epsilon": 0.4, "epsilon_high": 0.4, "beta": 0.04,
+                  "use_bias_correction_kl": False}, False),
     ("cispo, sequence", {"loss_type": "cispo", "importance_sampling_level": "sequence", "epsilon_high": 1.1}, False),
 ]  # fmt: skip
 
@@ -63,8 +73,11 @@ def grpo(arrays, settings, masked):
         importance_sampling_level=settings["importance_sampling_level"], beta=settings["beta"],
         loss_type=settings["loss_type"], epsilon_low=settings["epsilon"], epsilon_high=settings["epsilon_high"],
         args=SimpleNamespace(
-            use_bias_correction_kl=settings["use_bias_correction_kl"], delta=settings["delta"], steps_per_generation=1
+            use_bias_correction_kl=settings["use_bias_correction_kl"], delta=settings["delta"], steps_per_generation=1,
+            sapo_temperature_pos=1.0, sapo_temperature_neg=1.05,
+            vespo_k_pos=2.0, vespo_lambda_pos=3.0, vespo_k_neg=3.0, vespo_lambda_neg=2.0,
         ),
+        get_gamma_weights=GRPOTrainer.get_gamma_weights,
     )  # fmt: skip
     prompts = torch.zeros(ROWS, PROMPT, dtype=torch.long)
     inputs = {
@@ -72,7 +85,8 @@ def grpo(arrays, settings, masked):
         "completion_mask": mask, "advantages": arrays["advantages"], "num_items_in_batch": mask.sum(),
         "old_per_token_logps": arrays["behaviour_logps"], "ref_per_token_logps": arrays["reference_logps"],
     }  # fmt: skip
-    loss = GRPOTrainer._compute_loss(fake, None, inputs)
+    trainer = GMPOTrainer if settings["loss_type"] == "gmpo" else GRPOTrainer
+    loss = trainer._compute_loss(fake, None, inputs)
     (gradient,) = torch.autograd.grad(loss, logps)
     kept = ("kl", "clip_ratio/low_mean", "clip_ratio/high_mean", "clip_ratio/region_mean", "cispo_clip_ratio")
     metrics = {name: values[0] for name, values in fake._metrics["train"].items() if name in kept}

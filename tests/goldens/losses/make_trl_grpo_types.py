@@ -128,7 +128,12 @@ def gdpo(rewards) -> list[list[float]]:
             multi_objective_aggregation="normalize_then_sum", scale_rewards="group",
         ),
     }  # fmt: skip
-    exec(lines(GRPOTrainer._generate_and_score_completions, "unscorable_mask =", "advantages = torch.nan_to_num"), names)
+    exec(
+        lines(
+            GRPOTrainer._generate_and_score_completions, "unscorable_mask =", "advantages = torch.nan_to_num"
+        ),
+        names,
+    )
     return names["advantages"].view(-1, 4).tolist()
 
 
@@ -184,12 +189,25 @@ def main() -> None:
     batches = random_batches()
     losses, gradients = defaultdict(list), defaultdict(list)
     for name, changes in CASES.items():
-        trainer, wide = (GMPOTrainer, {"epsilon_low": 0.4, "epsilon_high": 0.4}) if name[:4] == "gmpo" else (GRPOTrainer, {})
+        trainer, wide = (
+            (GMPOTrainer, {"epsilon_low": 0.4, "epsilon_high": 0.4})
+            if name[:4] == "gmpo"
+            else (GRPOTrainer, {})
+        )
         for batch in batches:
             loss, gradient = run(trainer, name, batch, **{**wide, **changes})
             losses[name].append(loss)
             gradients[name].append(gradient)
-    rewards = [[1, 0.9], [0, 0.8], [1, 0.7], [0, 0.6], [1, float("nan")], [1, 0.5], [float("nan")] * 2, [0, 0.1]]
+    rewards = [
+        [1, 0.9],
+        [0, 0.8],
+        [1, 0.7],
+        [0, 0.6],
+        [1, float("nan")],
+        [1, 0.5],
+        [float("nan")] * 2,
+        [0, 0.1],
+    ]
     golden = {
         "made_by": "tests/goldens/losses/make_trl_grpo_types.py",
         "versions": {"trl": trl.__version__, "torch": torch.__version__},

@@ -1,0 +1,243 @@
+"""What `experiments.loss_zoo` says: claims, tables and figures."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+
+from experiments.claims import Claim, over_seeds
+from experiments.figures import STYLE
+from prefjax.train import markdown_table
+
+Found = Mapping[str, Mapping[str, np.ndarray]]  # by loss and metric, [settings, seeds, records]
+Settings = Sequence[Any]
+
+FAMILIES = {
+    "of the difference, logistic": ("sigmoid", "cdpo", "robust", "aot", "aot_unpaired", "tdpo2", "beta_dpo"),
+    "of the difference, other shapes": ("ipo", "hinge", "exo_pair", "discopop", "dpop", "odpo"),
+    "anchored to the reference": (
+        "nca_pair",
+        "bco_pair",
+        "bco_pair_shift",
+        "apo_zero",
+        "apo_down",
+        "sppo_hard",
+    ),
+    "given win rates; with imitation": ("sppo", "dno", "rpo", "cpo", "orpo", "unlikelihood"),
+    "no reference": ("simpo", "alphapo", "cpl", "slic"),
+}
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#7f7f7f")
+ALIKE = 0.3  # nats at which policies are compared
+METRICS = ("kl", "utility", "tv", "nearest", "chosen")
+
+
+def place_of(settings: Settings, **wanted: float) -> int:
+    """Where in the sweep a setting is."""
+    return next(i for i, s in enumerate(settings) if all(getattr(s, k) == v for k, v in wanted.items()))
+
+
+def axis_of(settings: Settings, name: str, **fixed: float) -> list[int]:
+    """The places that differ along one axis, in its order."""
+    places = [i for i, s in enumerate(settings) if all(getattr(s, k) == v for k, v in fixed.items())]
+    return sorted(places, key=lambda i: getattr(settings[i], name))
+
+
+def utility_at(kl: np.ndarray, utility: np.ndarray, wanted: float) -> float:
+    """A curve over β read at some KL; nan where it does not reach it."""
+    order = np.argsort(kl)
+    if not kl.min() <= wanted <= kl.max():
+        return float("nan")
+    return float(np.interp(wanted, kl[order], utility[order]))
+
+
+def claims_of(
+    found: Found, best: Mapping[str, np.ndarray], settings: Settings, marks: Sequence[int]
+) -> list[Claim]:
+    """What card and papers say must show."""
+    few, some, many = (place_of(settings, beta=0.5, pairs=n, flips=0.0) for n in (200, 2000, 20_000))
+    noisy = place_of(settings, flips=0.2)
+    dpo, ipo = found["sigmoid"], found["ipo"]
+    tv = [dpo["tv"][i, :, -1] for i in (few, some, many)]
+    over = dpo["kl"][some, :, -1]
+    third = int(np.searchsorted(marks, marks[-1] / 3))
+    late, early = (dpo["chosen"][few, :, at] for at in (-1, third))
+    moved = np.abs(ipo["kl"][few, :, -1] / ipo["kl"][few, :, third] - 1)
+    gain = {name: found[name]["utility"][noisy, :, -1] for name in ("sigmoid", "cdpo", "robust")}
+    clean = dpo["utility"][many, :, -1]
+    spent = {name: found[name]["kl"][noisy, :, -1] for name in ("sigmoid", "cdpo", "robust")}
+    equal_beta = np.array([one["utility"][some, :, -1].mean() for one in found.values()])
+    curve = axis_of(settings, "beta", pairs=2000, flips=0.0)
+    equal_kl = np.array(
+        [
+            utility_at(
+                *(np.append(one[m][curve, :, -1].mean(axis=1), start) for m, start in ends(best)), ALIKE
+            )
+            for one in found.values()
+        ]
+    )
+    equal_kl = equal_kl[np.isfinite(equal_kl)]
+    between = [float(np.subtract(*np.quantile(values, [0.75, 0.25]))) for values in (equal_beta, equal_kl)]
+    return [
+        Claim(
+            "sigmoid nears π₀ exp(u/β) as pairs grow: total variation at 200, 2,000, 20,000 (card: –, 0.43, 0.12)",
+            "; ".join(over_seeds(values, 2) for values in tv),
+            bool(np.mean(tv[0]) > np.mean(tv[1]) > np.mean(tv[2]) and np.mean(tv[2]) < 0.2),
+        ),
+        Claim(
+            f"with 2,000 pairs it overshoots the KL of its optimum, {best['kl'][0]:.2f} here (card: 1.83 of 0.90)",
+            over_seeds(over, 2),
+            bool((over > 1.2 * best["kl"][0]).all()),
+        ),
+        Claim(
+            "with 200 pairs it never rests: log π of the chosen keeps falling, from a third of the steps to the end",
+            f"{over_seeds(early, 2)} → {over_seeds(late, 2)}",
+            bool((late < early - 0.3).all()),
+        ),
+        Claim("where IPO's solution stays: change of its KL", over_seeds(moved), bool((moved < 0.02).all())),
+        Claim(
+            "20 % of labels flipped: robust, told so, recovers the utility of clean labels (card: 1.17 of 1.11)",
+            f"{over_seeds(gain['robust'], 2)} of {over_seeds(clean, 2)}; sigmoid {over_seeds(gain['sigmoid'], 2)}",
+            bool((gain["robust"] > gain["sigmoid"]).all() and np.mean(gain["robust"]) > 0.9 * np.mean(clean)),
+        ),
+        Claim(
+            "cDPO, told the same, is more careful than sigmoid: a shrinkage, no correction (KL; card: 0.13, 0.43)",
+            f"{over_seeds(spent['cdpo'], 2)}, {over_seeds(spent['sigmoid'], 2)}",
+            bool((spent["cdpo"] < spent["sigmoid"]).all() and (gain["cdpo"] < gain["sigmoid"]).all()),
+        ),
+        Claim(
+            f"β is not one currency: at β = 0.5 losses differ in utility more than at one KL, {ALIKE} nats "
+            "(quartiles apart)",
+            f"{between[0]:.2f} of {len(equal_beta)} losses; {between[1]:.2f} of the {len(equal_kl)} that reach it",
+            between[0] > 2 * between[1],
+        ),
+        *caught(found, best, some),
+    ]  # fmt: skip
+
+
+def caught(found: Found, best: Mapping[str, np.ndarray], place: int) -> list[Claim]:
+    """What the card's shape of DiscoPOP, with its local minimum at z = -0.12, means for a run that starts at π₀."""
+    if "discopop" not in found:
+        return []
+    gained = found["discopop"]["utility"][place, :, -1] - best["utility"][-1]
+    says = "DiscoPOP has a local minimum on the wrong side of 0: from π₀ it is caught there (utility gained)"
+    return [Claim(says, over_seeds(gained, 2), bool((gained < 0.05).all()))]
+
+
+def ends(best: Mapping[str, np.ndarray]) -> list[tuple[str, float]]:
+    """KL and utility, and what they are where a curve starts, at π₀: of a price so high that nothing moves."""
+    return [("kl", 0.0), ("utility", float(best["utility"][-1]))]
+
+
+def tables_of(
+    found: Found, best: Mapping[str, np.ndarray], settings: Settings, same: Mapping[str, str]
+) -> dict[str, str]:
+    some, many, noisy = (
+        place_of(settings, beta=0.5, pairs=2000),
+        place_of(settings, pairs=20_000, flips=0.0),
+        place_of(settings, flips=0.2),
+    )
+    heads = ["KL", "utility", "TV to π₀ exp(u/β)", "TV to the nearest π₀ exp(u/τ)", "Δ log π(chosen)"]
+
+    def cells(one, place):
+        return [
+            f"{one[m][place, :, -1].mean():.2f} ± {one[m][place, :, -1].std(ddof=1):.2f}" for m in METRICS
+        ]
+
+    def table(place):
+        rows = [[name, *cells(one, place)] for name, one in found.items()]
+        return markdown_table(["loss", *heads], rows)
+
+    curve = axis_of(settings, "beta", pairs=2000, flips=0.0)
+    reading = []
+    for name, one in found.items():
+        kl, utility = (np.append(one[m][curve, :, -1].mean(axis=1), start) for m, start in ends(best))
+        reading.append([name, *(f"{utility_at(kl, utility, at):.2f}" for at in (0.1, ALIKE, 1.0))])
+    reading.append(
+        ["π₀ exp(u/τ)", *(f"{utility_at(best['kl'], best['utility'], at):.2f}" for at in (0.1, ALIKE, 1.0))]
+    )
+    return {
+        f"β = 0.5, 2,000 pairs (optimum: KL {best['kl'][0]:.2f}, utility {best['utility'][0]:.2f})": table(
+            some
+        ),
+        "β = 0.5, 20,000 pairs": table(many),
+        "β = 0.5, 20,000 pairs, 20 % of labels flipped": table(noisy),
+        "Utility at equal KL, read off the curve over β (2,000 pairs; nan: not reached)": markdown_table(
+            ["loss", "0.1 nats", f"{ALIKE} nats", "1 nat"], reading
+        ),
+        "The same losses here": "Every answer is one token: "
+        + ", ".join(f"{name} is {other}" for name, other in same.items())
+        + ". Means and standard deviations are over seeds. sppo and dno are given win rates, odpo gaps of utility.",
+    }
+
+
+def draw_figures(
+    folder: Path, found: Found, best: Mapping[str, np.ndarray], settings: Settings, marks: Sequence[int]
+) -> None:
+    """What KL buys, how fast the optimum is neared, and what wrong labels do."""
+    curve = axis_of(settings, "beta", pairs=2000, flips=0.0)
+    many = place_of(settings, pairs=20_000, flips=0.0)
+    noise = axis_of(settings, "flips", pairs=20_000)
+
+    def of_beta(axis, one, **style):
+        kl, utility = (one[m][curve, :, -1].mean(axis=1) for m in ("kl", "utility"))
+        axis.plot(kl, utility, "o-", **style)
+
+    def of_steps(axis, one, **style):
+        axis.plot(marks, one["tv"][many].mean(axis=0), "-", **style)
+
+    def of_noise(axis, one, **style):
+        axis.plot([settings[i].flips for i in noise], one["tv"][noise, :, -1].mean(axis=1), "o-", **style)
+
+    order = np.argsort(best["kl"])
+
+    def frontier(axis):
+        axis.plot(best["kl"][order], best["utility"][order], "k--", lw=0.9, label="π₀ exp(u/τ)")
+        axis.set_xlim(5e-3, 8)
+        axis.set_xscale("log")
+
+    panels(
+        folder / "kl_utility.png", found, of_beta, frontier,
+        "what KL buys: β from 5 to 0.05, 2,000 pairs", "KL to the reference, nats", "utility",
+    )  # fmt: skip
+    panels(
+        folder / "steps.png", found, of_steps, lambda axis: axis.set(ylim=(0, 0.8), xscale="log"),
+        "how fast: β = 0.5, 20,000 pairs", "step", "TV to π₀ exp(u/β)",
+    )  # fmt: skip
+    panels(
+        folder / "noise.png", found, of_noise, lambda axis: axis.set(ylim=(0, 0.8)),
+        "wrong labels: β = 0.5, 20,000 pairs", "share of labels flipped", "TV to π₀ exp(u/β)",
+    )  # fmt: skip
+
+
+def panels(path: Path, found: Found, draw, dress, title: str, across: str, up: str) -> None:
+    """A panel for each family that has a loss in it."""
+    drawn = {family: [n for n in names if n in found] for family, names in FAMILIES.items()}
+    drawn = {family: names for family, names in drawn.items() if names}
+    columns = min(2, len(drawn))
+    rows = -(-len(drawn) // columns)
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(
+            rows,
+            columns,
+            figsize=(4.6 * columns, 2.5 * rows + 0.2),
+            squeeze=False,
+            sharey=True,
+            layout="constrained",
+        )
+        for axis, (family, names) in zip(axes.flat, drawn.items(), strict=False):
+            for name, colour in zip(names, COLOURS, strict=False):
+                draw(axis, found[name], color=colour, lw=1.1, ms=3, label=name)
+            dress(axis)
+            axis.set_title(family)
+            axis.set_xlabel(across)
+            axis.legend(fontsize=7.5, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+        for axis in axes.flat[len(drawn) :]:
+            axis.axis("off")
+        for row in axes:
+            row[0].set_ylabel(up)
+        figure.suptitle(title, x=0.01, ha="left")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path, bbox_inches="tight")
+        plt.close(figure)

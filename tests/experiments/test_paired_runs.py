@@ -1,0 +1,75 @@
+"""`--algorithm dpo` with losses and flags that need more than two sums a pair."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+
+from experiments.runs import run
+from experiments.settings import Config, check_settings, settings_of
+from prefjax.align import PAIRED_LOSSES
+from prefjax.checks import InputError
+from prefjax.train import read_metrics
+
+GOLDENS = Path(__file__).parents[1] / "goldens" / "trl"
+
+
+@pytest.fixture
+def config(tmp_path, monkeypatch):
+    """A command on the first rows of a committed file, each with two win rates."""
+    monkeypatch.setenv("PREFJAX_CACHE", str(tmp_path / "cache"))
+    rows = [json.loads(line) for line in (GOLDENS / "pairs.jsonl").read_text().splitlines()[:8]]
+    rows = [
+        {**row, "chosen_win_rate": 0.9 - 0.01 * i, "rejected_win_rate": 0.3} for i, row in enumerate(rows)
+    ]
+    data = tmp_path / "pairs.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    def make(**flags):
+        return Config(
+            algorithm="dpo", model=str(GOLDENS / "policy"), data=str(data), steps=2, batch_size=4,
+            micro_batch_size=2, learning_rate=1e-3, max_length=48, mesh="data=1",
+            workdir=str(tmp_path / "run"), fresh=True, **flags,
+        )  # fmt: skip
+
+    return make
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        {"loss": "dno", "ld_alpha": 0.5, "use_weighting": True, "f_divergence": "alpha", "f_alpha": 0.3},
+        {"loss": "beta_dpo", "loss_settings": "alpha=0.9"},
+        {"loss": "tdpo2"},
+    ],
+    ids=["dno", "beta_dpo", "tdpo2"],
+)
+def test_a_run(config, flags):
+    outcome = run(config(**flags))
+    first, second = read_metrics(outcome.workdir / "metrics.jsonl")
+    if "use_weighting" not in flags:
+        assert first["loss"] == pytest.approx(math.log(2), rel=1e-5)
+    assert first["rewards/margins"] == pytest.approx(0, abs=1e-5)
+    assert second["loss"] != first["loss"]
+
+
+def test_a_row_without_its_number_says_where(config):
+    with pytest.raises(InputError, match=r'pairs.jsonl, line 1: "offset" is None'):
+        run(config(loss="odpo"))
+
+
+def test_flags_that_do_not_go_together(config):
+    for flags, match in (
+        ({"loss": "nca_pair", "f_divergence": "js"}, "--f-divergence"),
+        ({"f_alpha": 0.3}, "--f-alpha"),
+        ({"ld_alpha": 1.5}, "--ld-alpha"),
+        ({"loss_settings": "gamma"}, "--loss-settings"),
+        ({"loss": "tdpo1", "packing": True}, "--packing"),
+        ({"use_weighting": True, "packing": True}, "--packing"),
+    ):
+        with pytest.raises(InputError, match=match):
+            check_settings(config(**flags))
+    assert settings_of(config(loss_settings="gamma=1.4, likelihood=0")) == {"gamma": 1.4, "likelihood": 0.0}
+    for name in PAIRED_LOSSES:
+        check_settings(config(loss=name))
