@@ -57,7 +57,6 @@ from prefjax.align.rollout import judge_rewards as judge_rewards
 from prefjax.align.rollout import missing_stop_penalty as missing_stop_penalty
 from prefjax.align.rollout import model_rewards as model_rewards
 from prefjax.align.rollout import rollout as rollout
-from prefjax.align.rollout import soft_overlong_penalty as soft_overlong_penalty
 from prefjax.align.rollout import weighted_rewards as weighted_rewards
 from prefjax.align.rows import Rows as Rows
 from prefjax.align.rows import joined as joined

@@ -171,26 +171,6 @@ def weighted_rewards(
     return jnp.where(jnp.all(absent, axis=-1), jnp.nan, total)
 
 
-def soft_overlong_penalty(
-    lengths: Shaped[Array, "*batch"], *, max_length: Scalar, cache: Scalar
-) -> Float[Array, "*batch"]:
-    """A penalty, to be added to a reward, that grows to -1 over the last `cache` tokens of the room.
-
-        0                           |y| <= L - c
-        (L - c - |y|) / c           L - c < |y| <= L
-        -1                          L < |y|
-
-    Args:
-      lengths: |y|, tokens of each completion.
-      max_length: L.
-      cache: c; DAPO has L = 20480 and c = 4096. With c = 0 only what is longer than L is punished.
-
-    Source: Yu et al., "DAPO", 2025, eq. 13 (arXiv:2503.14476).
-    """
-    over = jnp.asarray(lengths, jnp.float32) - (max_length - cache)
-    return jnp.clip(jnp.where(over > 0, -over / jnp.maximum(cache, 1e-6), 0.0), -1.0, 0.0)
-
-
 def missing_stop_penalty(stopped: Float[Array, "*batch"], *, penalty: Scalar) -> Float[Array, "*batch"]:
     """-penalty, to be added to a reward, where a completion ran out of room; TRL's `missing_eos_penalty`."""
     return -penalty * (1.0 - stopped)

@@ -222,7 +222,9 @@ def test_a_loss_that_mixes_pairs_sees_all_that_are_there():
     policy, params, _, batch = whole_batch()
     words = {name: jnp.asarray(word, jnp.float32) for name, word in by_hand().items()}
     # A reference that ranks the pairs the other way round, so that each meets another one's margin.
-    words["chosen_reference_logp"] = words["rejected_reference_logp"] - (words["chosen_logp"] - words["rejected_logp"])
+    words["chosen_reference_logp"] = words["rejected_reference_logp"] - (
+        words["chosen_logp"] - words["rejected_logp"]
+    )
     theirs = jnp.append(words["chosen_reference_logp"], jnp.nan)
     batch["chosen"] = {**batch["chosen"], "reference_logp": theirs}
     want = aot_loss(

@@ -14,10 +14,8 @@ from prefjax.align.rollout import (
     missing_stop_penalty,
     model_rewards,
     rollout,
-    soft_overlong_penalty,
     weighted_rewards,
 )
-from prefjax.checks import InputError
 from prefjax.train import make_mesh, place
 from tests.align.enumerated import (
     ROOM,
@@ -113,19 +111,5 @@ def test_rewards_of_functions_are_weighed_and_nan_takes_no_part():
     np.testing.assert_array_equal(weighted_rewards(given), [3.0, 2.0, np.nan])
 
 
-def test_penalties_for_length_and_for_no_stop():
-    lengths = jnp.array([16384, 16385, 18432, 20480, 20481, 50000])
-    got = soft_overlong_penalty(lengths, max_length=20480, cache=4096)
-    np.testing.assert_allclose(got, [0, -1 / 4096, -0.5, -1, -1, -1], atol=1e-7)
-    np.testing.assert_array_equal(
-        soft_overlong_penalty(jnp.array([99, 100, 101]), max_length=100, cache=0), [0, 0, -1]
-    )
+def test_penalty_for_no_stop():
     np.testing.assert_array_equal(missing_stop_penalty(jnp.array([1.0, 0.0]), penalty=2.0), [0, -2])
-
-
-def test_what_cannot_be_meant_is_refused():
-    policy, _, _ = policy_and_reference()
-    with pytest.raises(InputError, match="temperature is 0"):
-        rollout(policy, num_samples=1, max_new_tokens=1, stop_tokens=(), temperature=0.0)
-    with pytest.raises(InputError, match="num_samples is 1"):
-        judge_rewards(by_table, num_samples=1)
