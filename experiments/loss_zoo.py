@@ -24,8 +24,7 @@ from jaxtyping import Array, Float, Int
 
 from experiments.claims import conclude
 from experiments.loss_zoo_report import claims_of, draw_figures, tables_of
-from prefjax.align import PAIRED_LOSSES, PairedLoss, paired_terms
-from prefjax.align.paired_losses import call_by_name
+from prefjax.align import PAIRED_LOSSES, PairedLoss, call_by_name, paired_terms
 from prefjax.types import Weighted
 
 CONTEXTS, ANSWERS, MOST, DRAWN = 20, 10, 20_000, 256
@@ -156,7 +155,8 @@ def mean_loss(paired: PairedLoss, world: World, logits, key, **numbers) -> Float
     if paired.coupled or paired.statistics is not None:
         below = jnp.cumsum(world.counts.reshape(-1))
         cells = jnp.searchsorted(below, below[-1] * jax.random.uniform(key, (DRAWN,)), side="right")
-        drawn = jnp.unravel_index(cells, world.counts.shape)
+        context, chosen, rejected = jnp.unravel_index(cells, world.counts.shape)
+        drawn = context, chosen, rejected
         return jnp.mean(losses_of(paired, world, logits, drawn, jnp.ones(DRAWN), **numbers))
     return Weighted.of(losses_of(paired, world, logits, None, world.counts, **numbers), world.counts).mean()
 
@@ -185,7 +185,8 @@ def sweep(name: str, config: Config, worlds: World, beta, flips) -> Float[Array,
             return optax.apply_updates(logits, updates), state
 
         def look(carry, between):
-            carry = jax.lax.fori_loop(*between, step, carry)
+            begin, end = between
+            carry = jax.lax.fori_loop(begin, end, step, carry)
             return carry, carry[0]
 
         start = world.reference, optimizer.init(world.reference)
@@ -228,7 +229,7 @@ def optima(worlds: World) -> dict[str, np.ndarray]:
     """KL and utility of π₀ exp(u/τ), [prices], a mean over the same worlds; the first price is the β of the tables."""
     prices = jnp.asarray([BETA, *np.geomspace(0.05, 50.0, 40)])
     one = jax.tree.map(lambda leaf: leaf[0], worlds)  # of all settings the same
-    best = one.reference + one.utility / prices[:, None, None, None]
+    best = one.reference[None] + one.utility[None] / prices[:, None, None, None]
     found = measure(
         jax.tree.map(lambda leaf: leaf[None], one), jnp.moveaxis(best, 0, 1)[None], jnp.asarray([BETA])
     )

@@ -124,7 +124,7 @@ def offline_problem(config: Config, mesh: Mesh, shape: Shape) -> Problem:
 def pairs_problem(config: Config, mesh: Mesh, shape: Shape) -> Problem:
     model = load_trained(config, mesh)
     paired = PAIRED_LOSSES[config.which_loss]
-    settings = settings_of(config)
+    settings: dict[str, Any] = settings_of(config)
     paired = paired._replace(likelihood=settings.pop("likelihood", paired.likelihood))
     numbers: dict[str, Any] = {"beta": config.price, "label_smoothing": config.label_smoothing, **settings}
     link = (

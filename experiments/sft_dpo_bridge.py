@@ -18,7 +18,7 @@ no better than the smaller rate.
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -67,13 +67,13 @@ class Config:
 class Arm(NamedTuple):
     """One way to imitate: the place of its loss in LOSSES, its rate, β, and whether V(x) is learned or 0."""
 
-    loss: int
-    rate: float
-    beta: float
-    learns_value: bool
+    loss: int | jax.Array
+    rate: float | jax.Array
+    beta: float | jax.Array
+    learns_value: bool | jax.Array
 
     def __str__(self) -> str:
-        name = list(LOSSES)[self.loss]
+        name = list(LOSSES)[int(self.loss)]
         if self.loss == 0:
             return f"SFT, rate × {self.rate:g}"
         return f"{name}, β = {self.beta:g}" + (", V learned" if self.learns_value else "")
@@ -313,7 +313,9 @@ def what_comes_after(world: str, results: dict[str, np.ndarray]) -> list[Claim]:
 def report(config: Config, worlds: dict[str, dict[str, np.ndarray]], limits: dict[str, np.ndarray]) -> dict:
     first = next(iter(worlds.values()))
     claims = what_theory_says(first, limits)
-    sections, data, figures = {}, {"arms": list(map(str, ARMS))}, []
+    sections: dict[str, str] = {}
+    data: dict[str, Any] = {"arms": list(map(str, ARMS))}
+    figures = []
     for world, results in worlds.items():
         claims += what_comes_after(world, results)
         columns = {n: values for n, values in results.items() if values.ndim == 2 and n != "base value"}

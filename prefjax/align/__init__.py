@@ -24,6 +24,7 @@ from prefjax.align.packed import packed_paired_objective as packed_paired_object
 from prefjax.align.packed import packed_sft_objective as packed_sft_objective
 from prefjax.align.paired_losses import PAIRED_LOSSES as PAIRED_LOSSES
 from prefjax.align.paired_losses import PairedLoss as PairedLoss
+from prefjax.align.paired_losses import call_by_name as call_by_name
 from prefjax.align.paired_losses import loss_at_start as loss_at_start
 from prefjax.align.paired_losses import paired_terms as paired_terms
 from prefjax.align.pairs import add_mean_length as add_mean_length

@@ -7,6 +7,7 @@ Rewards are any of the rollout's: of a reward model, a judge or Python functions
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -99,7 +100,7 @@ def xpo_objective(
     alpha: float = 1e-5,
     label_smoothing: float = 0.0,
     max_completion: int,
-    **settings: float,
+    **settings: Any,
 ) -> Callable:
     """`params, batch, key -> dict of Weighted` for pairs of `xpo_rollout`, with `reference_logp` if the loss has any.
 

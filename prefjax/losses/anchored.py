@@ -4,6 +4,7 @@ import jax
 from jaxtyping import Array, Float
 
 from prefjax.rewards.arrays import aligned
+from prefjax.rewards.logistic import log_sigmoid
 from prefjax.types import Scalar
 
 
@@ -100,8 +101,8 @@ def nca_pair_loss(
         "nca_pair_loss", chosen_logratio=chosen_logratio, rejected_logratio=rejected_logratio
     )
     chosen, rejected = beta * chosen_logratio, beta * rejected_logratio
-    noise = jax.nn.log_sigmoid(-chosen) + jax.nn.log_sigmoid(-rejected)
-    return -jax.nn.log_sigmoid(chosen) - noise / 2
+    noise = log_sigmoid(-chosen) + log_sigmoid(-rejected)
+    return -log_sigmoid(chosen) - noise / 2
 
 
 def bco_pair_loss(
@@ -138,8 +139,8 @@ def bco_pair_loss(
         "bco_pair_loss", chosen_logratio=chosen_logratio, rejected_logratio=rejected_logratio
     )
     shift = jax.lax.stop_gradient(shift)
-    liked = jax.nn.log_sigmoid(beta * chosen_logratio - shift)
-    return -liked - jax.nn.log_sigmoid(shift - beta * rejected_logratio)
+    liked = log_sigmoid(beta * chosen_logratio - shift)
+    return -liked - log_sigmoid(shift - beta * rejected_logratio)
 
 
 def sppo_hard_loss(

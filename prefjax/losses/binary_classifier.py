@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Shaped
 
 from prefjax.rewards.arrays import aligned
+from prefjax.rewards.logistic import log_sigmoid
 from prefjax.types import Scalar, Weighted
 
 
@@ -41,7 +42,7 @@ def bco_loss(
     """
     logratio, desirable = aligned("bco_loss", logratio=logratio, desirable=desirable)
     logit = beta * logratio - jax.lax.stop_gradient(shift)
-    return -jax.nn.log_sigmoid(jnp.where(desirable != 0, logit, -logit))
+    return -log_sigmoid(jnp.where(desirable != 0, logit, -logit))
 
 
 def bco_shift(

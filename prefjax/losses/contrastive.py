@@ -1,10 +1,10 @@
 """Contrastive preference learning: two segments of behaviour, and which of them fell short by less."""
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Shaped
 
 from prefjax.rewards.arrays import aligned
+from prefjax.rewards.logistic import log_sigmoid
 from prefjax.types import Scalar
 
 
@@ -57,7 +57,7 @@ def cpl_loss(
     )
     better = temperature * _discounted_sum(chosen, chosen_mask, discount)
     worse = temperature * _discounted_sum(rejected, rejected_mask, discount)
-    return -jax.nn.log_sigmoid(better - bias * worse)
+    return -log_sigmoid(better - bias * worse)
 
 
 def _discounted_sum(

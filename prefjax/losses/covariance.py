@@ -10,6 +10,7 @@ from jaxtyping import Array, Float, Key, Shaped
 
 from prefjax.losses.policy_gradient import MAX_LOG_RATIO, ppo_clip_loss
 from prefjax.rewards.arrays import aligned
+from prefjax.rewards.ordering import kth_smallest
 from prefjax.types import Scalar
 
 
@@ -145,10 +146,10 @@ def covariance_threshold(
       (arXiv:2505.22617).
     """
     covariances, mask = aligned("covariance_threshold", covariances=covariances, mask=mask)
-    ordered = -jnp.sort(jnp.where(mask != 0, -covariances, jnp.inf), axis=None)
     count = jnp.sum(mask != 0)
     place = jnp.maximum(jnp.floor(fraction * count).astype(int), 1) - 1
-    return jax.lax.stop_gradient(jnp.where(count > 0, ordered[place], jnp.inf))
+    largest = -kth_smallest(jnp.where(mask != 0, -covariances, jnp.inf), place)
+    return jnp.where(count > 0, largest, jnp.inf)
 
 
 def clip_cov_selection(

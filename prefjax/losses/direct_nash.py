@@ -11,6 +11,7 @@ from jaxtyping import Array, Bool, Float, Shaped
 from prefjax.checks import refuse
 from prefjax.losses.preference import dpo_loss
 from prefjax.rewards.arrays import aligned
+from prefjax.rewards.logistic import log_sigmoid
 from prefjax.types import Scalar
 
 
@@ -53,7 +54,7 @@ def dno_loss(
     )
     margin = jax.lax.stop_gradient(chosen_win_rate - rejected_win_rate)
     z = beta * (chosen_logratio - rejected_logratio)
-    as_named, reversed_ = -jax.nn.log_sigmoid(z), -jax.nn.log_sigmoid(-z)
+    as_named, reversed_ = -log_sigmoid(z), -log_sigmoid(-z)
     return jax.nn.sigmoid(margin) * as_named + jax.nn.sigmoid(-margin) * reversed_
 
 

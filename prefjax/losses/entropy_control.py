@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Shaped
 
 from prefjax.rewards.arrays import aligned
+from prefjax.rewards.ordering import kth_smallest
 from prefjax.types import Scalar
 
 
@@ -50,8 +51,17 @@ def entropy_threshold(
     Source: Wang et al., "Beyond the 80/20 Rule", 2025 (arXiv:2506.01939).
     """
     entropies, mask = aligned("entropy_threshold", entropies=entropies, mask=mask)
-    counted = jax.lax.stop_gradient(jnp.where(mask != 0, entropies, jnp.nan))
-    return jnp.nanquantile(counted, 1 - jnp.asarray(fraction, counted.dtype))
+    counted = jax.lax.stop_gradient(jnp.where(mask != 0, entropies, jnp.inf))
+    number = jnp.sum(mask != 0)
+    between = (1 - jnp.asarray(fraction, counted.dtype)) * (number - 1)
+    below = jnp.clip(jnp.floor(between).astype(int), 0, jnp.maximum(number - 1, 0))
+    lower = kth_smallest(counted, below)
+    # The next one: the same again, or the least that is larger.
+    again = jnp.sum(counted <= lower) > below + 1
+    larger = jnp.min(jnp.where(counted > lower, counted, jnp.inf), initial=jnp.inf)
+    upper = jnp.where(again | (below + 1 >= number), lower, larger)
+    share = between - below
+    return jnp.where(number > 0, lower * (1 - share) + upper * share, jnp.nan)
 
 
 def high_entropy_mask(

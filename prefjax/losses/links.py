@@ -9,11 +9,11 @@ Each link here is f' with f'(1) = 0. The constant that this fixes cancels wherev
 links counts, and only such losses have the optimum above: TRL refuses the others.
 """
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from prefjax.rewards.arrays import aligned
+from prefjax.rewards.logistic import log_sigmoid
 from prefjax.types import Scalar
 
 # e⁸⁰ is 6e34: what multiplies it still has room in float32. TRL has the same limit.
@@ -83,7 +83,7 @@ def jensen_shannon_link(logratio: Float[Array, "*batch"]) -> Float[Array, "*batc
     Source: Wang et al., "Beyond Reverse KL", 2023 (arXiv:2309.16240).
     """
     (logratio,) = aligned("jensen_shannon_link", logratio=logratio)
-    return jax.nn.log_sigmoid(logratio) + jnp.log(2.0)
+    return log_sigmoid(logratio) + jnp.log(2.0)
 
 
 def alpha_link(logratio: Float[Array, "*batch"], *, alpha: Scalar) -> Float[Array, "*batch"]:

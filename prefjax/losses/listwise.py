@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Shaped
 
 from prefjax.rewards.arrays import aligned
+from prefjax.rewards.logistic import log_sigmoid
 from prefjax.types import Scalar
 
 
@@ -138,7 +139,7 @@ def all_pairs_loss(
     above, level = (compare(*_outer(labels)) for compare in (jnp.greater, jnp.equal))
     weights = jnp.where(_pairs(present), above + 0.5 * level, 0.0)
     first, second = _outer(scores)
-    total = -jnp.sum(weights * jax.nn.log_sigmoid(first - bias * second), axis=(-2, -1))
+    total = -jnp.sum(weights * log_sigmoid(first - bias * second), axis=(-2, -1))
     return total / jnp.maximum(jnp.sum(weights, axis=(-2, -1)), 1.0)
 
 
@@ -181,7 +182,7 @@ def lipo_lambda_loss(
     discount, other_discount = _outer(1 / jnp.log1p(ranks.astype(scores.dtype)))
     counted = _pairs(present) & jnp.greater(*_outer(labels))
     weights = jnp.where(counted, (gain - other_gain) * jnp.abs(discount - other_discount), 0.0)
-    return -jnp.sum(weights * jax.nn.log_sigmoid(first - second), axis=(-2, -1))
+    return -jnp.sum(weights * log_sigmoid(first - second), axis=(-2, -1))
 
 
 def _without_absent(

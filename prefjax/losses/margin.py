@@ -5,6 +5,7 @@ from jaxtyping import Array, Float, Shaped
 
 from prefjax.losses.preference import dpo_loss
 from prefjax.rewards.arrays import aligned, one_each
+from prefjax.rewards.logistic import log_sigmoid
 from prefjax.types import Scalar
 
 
@@ -44,7 +45,7 @@ def odpo_loss(
         rejected_logratio=rejected_logratio,
         offset=one_each(offset, chosen_logratio),
     )
-    return -jax.nn.log_sigmoid(beta * (chosen_logratio - rejected_logratio) - offset)
+    return -log_sigmoid(beta * (chosen_logratio - rejected_logratio) - offset)
 
 
 def length_regularised_dpo_loss(

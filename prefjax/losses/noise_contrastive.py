@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Shaped
 
 from prefjax.rewards.arrays import aligned
+from prefjax.rewards.logistic import log_sigmoid
 from prefjax.types import Scalar
 
 
@@ -45,5 +46,5 @@ def nca_loss(
     scaled = jnp.where(present, jax.lax.stop_gradient(reward) / temperature, jnp.finfo(reward.dtype).min)
     share = jax.nn.softmax(scaled, axis=-1)
     implicit = beta * jnp.where(present, logratio, 0.0)
-    pulls = share * jax.nn.log_sigmoid(implicit) + jax.nn.log_sigmoid(-implicit) / count
+    pulls = share * log_sigmoid(implicit) + log_sigmoid(-implicit) / count
     return -jnp.sum(jnp.where(present, pulls, 0.0), axis=-1)

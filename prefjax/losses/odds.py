@@ -1,11 +1,11 @@
 """Losses on preference pairs by odds: how much likelier each completion is said than not said."""
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from prefjax.losses.unlikelihood import unlikelihood_loss
 from prefjax.rewards.arrays import aligned
+from prefjax.rewards.logistic import log_sigmoid
 from prefjax.types import Scalar
 
 
@@ -37,7 +37,7 @@ def odds_ratio_loss(
         chosen_average_logp=chosen_average_logp,
         rejected_average_logp=rejected_average_logp,
     )
-    return -jax.nn.log_sigmoid(_log_odds(chosen) - _log_odds(rejected))
+    return -log_sigmoid(_log_odds(chosen) - _log_odds(rejected))
 
 
 def orpo_loss(

@@ -100,8 +100,10 @@ def ppo_clip_loss(
     )
     ratio = _ratio(logps - jax.lax.stop_gradient(behaviour_logps))
     advantages = jax.lax.stop_gradient(advantages)
-    inside = jnp.clip(ratio, 1 - epsilon_low, 1 + epsilon_high)
-    return -jnp.minimum(jnp.minimum(ratio, max_ratio) * advantages, inside * advantages)
+    # The sign of A says which of the two is the minimum.
+    better = jnp.minimum(ratio, 1 + epsilon_high)
+    worse = jnp.minimum(jnp.maximum(ratio, 1 - epsilon_low), max_ratio)
+    return -jnp.where(advantages > 0, better, worse) * advantages
 
 
 def cispo_loss(

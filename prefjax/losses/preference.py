@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from prefjax.rewards.arrays import aligned
+from prefjax.rewards.logistic import log_sigmoid
 from prefjax.types import Scalar
 
 
@@ -48,7 +49,7 @@ def dpo_loss(
     )
     # Not log(sigmoid(·)): in float32 that is -inf, and its gradient nan, for arguments below -88.
     z = beta * (chosen_logratio - rejected_logratio)
-    return -(1 - label_smoothing) * jax.nn.log_sigmoid(z) - label_smoothing * jax.nn.log_sigmoid(-z)
+    return -(1 - label_smoothing) * log_sigmoid(z) - label_smoothing * log_sigmoid(-z)
 
 
 def ipo_loss(
@@ -148,7 +149,7 @@ def robust_dpo_loss(
         "robust_dpo_loss", chosen_logratio=chosen_logratio, rejected_logratio=rejected_logratio
     )
     z = beta * (chosen_logratio - rejected_logratio)
-    as_labelled, flipped = -jax.nn.log_sigmoid(z), -jax.nn.log_sigmoid(-z)
+    as_labelled, flipped = -log_sigmoid(z), -log_sigmoid(-z)
     return ((1 - label_smoothing) * as_labelled - label_smoothing * flipped) / (1 - 2 * label_smoothing)
 
 
@@ -185,8 +186,8 @@ def exo_pair_loss(
         "exo_pair_loss", chosen_logratio=chosen_logratio, rejected_logratio=rejected_logratio
     )
     z = beta * (chosen_logratio - rejected_logratio)
-    right = jax.nn.sigmoid(z) * (jax.nn.log_sigmoid(z) - jnp.log1p(-label_smoothing))
-    wrong = jax.nn.sigmoid(-z) * (jax.nn.log_sigmoid(-z) - jnp.log(label_smoothing))
+    right = jax.nn.sigmoid(z) * (log_sigmoid(z) - jnp.log1p(-label_smoothing))
+    wrong = jax.nn.sigmoid(-z) * (log_sigmoid(-z) - jnp.log(label_smoothing))
     return right + wrong
 
 
@@ -224,6 +225,6 @@ def discopop_loss(
         "discopop_loss", chosen_logratio=chosen_logratio, rejected_logratio=rejected_logratio
     )
     z = beta * (chosen_logratio - rejected_logratio)
-    logistic = -jax.nn.sigmoid(-z / temperature) * jax.nn.log_sigmoid(z)
+    logistic = -jax.nn.sigmoid(-z / temperature) * log_sigmoid(z)
     # One exponent: where z is very negative, μ underflows faster than e⁻ᶻ overflows.
-    return logistic + jnp.exp(jax.nn.log_sigmoid(z / temperature) - z)
+    return logistic + jnp.exp(log_sigmoid(z / temperature) - z)

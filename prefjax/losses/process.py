@@ -1,10 +1,10 @@
 """Losses of judges of single steps: a score where each step of a solution ends, and whether it was right."""
 
-import jax
 from jaxtyping import Array, Float, Shaped
 
 from prefjax.checks import refuse
 from prefjax.rewards.arrays import aligned
+from prefjax.rewards.logistic import log_sigmoid
 
 
 def process_reward_loss(
@@ -32,7 +32,7 @@ def process_reward_loss(
       "Math-Shepherd", 2023, eq. 2 (arXiv:2312.08935).
     """
     scores, labels = aligned("process_reward_loss", scores=scores, labels=labels)
-    return -labels * jax.nn.log_sigmoid(scores) - (1 - labels) * jax.nn.log_sigmoid(-scores)
+    return -labels * log_sigmoid(scores) - (1 - labels) * log_sigmoid(-scores)
 
 
 def two_class_process_reward_loss(

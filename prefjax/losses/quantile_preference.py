@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, Shaped
 
 from prefjax.losses.preference import dpo_loss
 from prefjax.rewards.arrays import aligned
+from prefjax.rewards.ordering import argsort
 from prefjax.types import Scalar
 
 
@@ -96,9 +97,9 @@ def aot_unpaired_loss(
 def _quantile_by_quantile(upper, lower, mask, beta, label_smoothing):
     present = mask != 0
     # Absent rows go to the far end of both sorts, so that no present one meets them.
-    rank = jnp.argsort(jnp.argsort(jnp.where(present, upper, jnp.inf), axis=-1), axis=-1)
-    by_rank = jnp.argsort(jnp.where(present, lower, jnp.inf), axis=-1)
-    partner = jnp.take_along_axis(lower, jnp.take_along_axis(by_rank, rank, axis=-1), axis=-1)
+    by_rank, lower_by_rank = (argsort(jnp.where(present, x, jnp.inf)) for x in (upper, lower))
+    meets = jnp.put_along_axis(by_rank, by_rank, lower_by_rank, axis=-1, inplace=False)
+    partner = jnp.take_along_axis(lower, meets, axis=-1)
     upper, partner = (jnp.where(present, x, 0.0) for x in (upper, partner))
     loss = dpo_loss(upper, partner, beta=beta, label_smoothing=label_smoothing)
     return jax.lax.select(present, loss, jnp.zeros_like(loss))

@@ -5,12 +5,12 @@ likelihood under the same policy is a term beside any loss on pairs. Where there
 empty sum, 0, and so is the term.
 """
 
-import jax
 from jaxtyping import Array, Float
 
 from prefjax.losses.odds import orpo_loss
 from prefjax.losses.preference import dpo_loss
 from prefjax.rewards.arrays import aligned
+from prefjax.rewards.logistic import log_sigmoid
 from prefjax.types import Scalar
 
 
@@ -57,7 +57,7 @@ def rationale_sigmoid_term(
     Source: Just et al., 2024 (arXiv:2407.14477), the code; the relation of the two forms is derived.
     """
     (rationale_logp,) = aligned("rationale_sigmoid_term", rationale_logp=rationale_logp)
-    return -jax.nn.log_sigmoid(gamma * rationale_logp)
+    return -log_sigmoid(gamma * rationale_logp)
 
 
 def rationale_dpo_loss(

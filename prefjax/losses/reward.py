@@ -1,10 +1,10 @@
 """Losses of judges that compare: a reward for each of two completions, or one preference for both."""
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from prefjax.rewards.arrays import aligned, one_each
+from prefjax.rewards.logistic import log_sigmoid
 from prefjax.types import Scalar
 
 
@@ -51,7 +51,7 @@ def bradley_terry_loss(
         label_smoothing=one_each(label_smoothing, chosen_reward),
     )
     d = chosen_reward - rejected_reward - m
-    return -(1 - epsilon) * jax.nn.log_sigmoid(d) - epsilon * jax.nn.log_sigmoid(-d)
+    return -(1 - epsilon) * log_sigmoid(d) - epsilon * log_sigmoid(-d)
 
 
 def noise_corrected_bradley_terry_loss(
@@ -93,7 +93,7 @@ def noise_corrected_bradley_terry_loss(
     mixed = right + wrong * tail
     # ε = 0 far on the wrong side is -d itself, which the mixture would round to -log 0.
     plain = epsilon == 0
-    return jnp.where(plain, -jax.nn.log_sigmoid(d), jnp.log1p(tail) - jnp.log(jnp.where(plain, 1.0, mixed)))
+    return jnp.where(plain, -log_sigmoid(d), jnp.log1p(tail) - jnp.log(jnp.where(plain, 1.0, mixed)))
 
 
 def centring_term(
@@ -189,4 +189,4 @@ def preference_model_loss(
         "preference_model_loss", score=score, swapped_score=swapped_score, target=one_each(target, score)
     )
     logit = (score - swapped_score) / 2
-    return -q * jax.nn.log_sigmoid(logit) - (1 - q) * jax.nn.log_sigmoid(-logit)
+    return -q * log_sigmoid(logit) - (1 - q) * log_sigmoid(-logit)

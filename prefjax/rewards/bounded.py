@@ -12,6 +12,7 @@ from jaxtyping import Array, Float
 
 from prefjax.checks import refuse
 from prefjax.rewards.arrays import aligned
+from prefjax.rewards.logistic import log_sigmoid
 from prefjax.types import Scalar
 
 
@@ -119,7 +120,7 @@ def log_sigmoid_centred_rewards(
     variance = squares / jnp.maximum(count - 1, 1)
     some = variance > 0
     deviation = jnp.where(some, jnp.sqrt(jnp.where(some, variance, 1.0)), 0.0)
-    return jax.nn.log_sigmoid(centre - jax.scipy.special.ndtri(quantile) * (deviation + epsilon))
+    return log_sigmoid(centre - jax.scipy.special.ndtri(quantile) * (deviation + epsilon))
 
 
 def polynomial_sigmoid(x: Float[Array, "*batch"]) -> Float[Array, "*batch"]:

@@ -57,11 +57,11 @@ def brier_score(
 
 
 class ReliabilityCurve(NamedTuple):
-    """For each bin of confidence: the mean confidence and accuracy in it, nan where it is empty, and how many pairs."""
+    """For each bin of confidence its mean confidence and accuracy, nan where it is empty, and its number of pairs."""
 
     confidence: Float[Array, "*batch num_bins"]
     accuracy: Float[Array, "*batch num_bins"]
-    count: Float[Array, "*batch num_bins"]
+    number: Float[Array, "*batch num_bins"]
 
 
 def reliability_curve(
@@ -80,7 +80,7 @@ def reliability_curve(
     Returns: `ReliabilityCurve`.
     Raises: InputError where the shapes differ.
     Range: between 1/2 and 1, and between 0 and 1.
-    Relatives: `expected_calibration_error` is the mean distance to the diagonal, weighted by count.
+    Relatives: `expected_calibration_error` is the mean distance to the diagonal, weighted by number.
     Source: DeGroot and Fienberg, "The Comparison and Evaluation of Forecasters", 1983; Guo et al., "On Calibration of
       Modern Neural Networks", 2017 (arXiv:1706.04599).
     """
@@ -106,7 +106,7 @@ def expected_calibration_error(
     Returns: the error, in [0, 1].
     Raises: InputError where the shapes differ.
     Range: between 0 and 1; not continuous where a confidence crosses into another bin.
-    Relatives: the mean over `reliability_curve` of |conf - acc|, weighted by count.
+    Relatives: the mean over `reliability_curve` of |conf - acc|, weighted by number.
     Source: Naeini et al., "Obtaining Well Calibrated Probabilities Using Bayesian Binning", 2015; Guo et al.,
       "On Calibration of Modern Neural Networks", 2017, eq. 3 (arXiv:1706.04599).
     """

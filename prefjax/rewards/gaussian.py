@@ -20,7 +20,7 @@ def log_normal_cdf(x: Float[Array, "*batch"]) -> Float[Array, "*batch"]:
     Range: value and gradient are finite for |x| up to 1e19, where x² overflows. The slope lies between 0 and
       max(0, -x) + 0.8. (`jax.scipy.special.log_ndtr` of jax 0.10 has this value and, in float32 from x = -1000 on,
       another gradient: 2981 in place of 10000 at x = -10000.)
-    Relatives: `jax.nn.log_sigmoid`, the same of the logistic distribution.
+    Relatives: `log_sigmoid`, the same of the logistic distribution.
     Source: Abramowitz and Stegun, "Handbook of Mathematical Functions", 1964, 7.1 and 26.2.
     """
     (x,) = aligned("log_normal_cdf", x=x)

@@ -4,11 +4,11 @@ The reference decides most of it: where it makes the rejected completion c nats 
 labels that agree needs more than those c nats.
 """
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from prefjax.rewards.arrays import aligned
+from prefjax.rewards.logistic import log_sigmoid
 from prefjax.types import Scalar
 
 
@@ -106,7 +106,7 @@ def dpo_ranking_threshold(
         chosen_reference_logp=chosen_reference_logp,
         rejected_reference_logp=rejected_reference_logp,
     )
-    return -jax.nn.log_sigmoid(beta * reference_weight * (rejected - chosen))
+    return -log_sigmoid(beta * reference_weight * (rejected - chosen))
 
 
 def _margin(function, chosen_reference_logp, rejected_reference_logp, preference, beta, epsilon):

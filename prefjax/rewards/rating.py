@@ -1,11 +1,11 @@
 """Grades on an ordered scale: how probable each is, by one score and the thresholds between them."""
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from prefjax.checks import refuse
 from prefjax.rewards.arrays import aligned
+from prefjax.rewards.logistic import log_sigmoid
 
 
 def ordinal_log_probabilities(
@@ -61,8 +61,8 @@ def _log_probabilities(function, score, thresholds):
     (score,) = aligned(function, score=score)
     (thresholds,) = aligned(function, thresholds=thresholds)
     below, above = (
-        jax.nn.log_sigmoid(thresholds - score[..., None]),
-        jax.nn.log_sigmoid(score[..., None] - thresholds),
+        log_sigmoid(thresholds - score[..., None]),
+        log_sigmoid(score[..., None] - thresholds),
     )
     gaps = thresholds[..., 1:] - thresholds[..., :-1]
     room = gaps > 0

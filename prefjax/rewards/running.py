@@ -11,7 +11,7 @@ from prefjax.rewards.arrays import aligned
 class RunningRewards(NamedTuple):
     """Number, mean, sum of squared distances to it, and extremes of all rewards so far."""
 
-    count: Float[Array, "*batch"]
+    number: Float[Array, "*batch"]
     mean: Float[Array, "*batch"]
     squares: Float[Array, "*batch"]
     lowest: Float[Array, "*batch"]
@@ -20,7 +20,7 @@ class RunningRewards(NamedTuple):
     def deviation(self) -> Float[Array, "*batch"]:
         """s = (squares/count)^1/2, of the population; 0 before there are two rewards."""
         some = self.squares > 0
-        ratio = jnp.where(some, self.squares, 1.0) / jnp.maximum(self.count, 1.0)
+        ratio = jnp.where(some, self.squares, 1.0) / jnp.maximum(self.number, 1.0)
         return jnp.where(some, jnp.sqrt(ratio), 0.0)
 
 
@@ -73,13 +73,13 @@ def merged_running_rewards(one: RunningRewards, other: RunningRewards) -> Runnin
     }
     wide = aligned("merged_running_rewards", **names)
     one, other = RunningRewards(*wide[:5]), RunningRewards(*wide[5:])
-    count = one.count + other.count
-    share = other.count / jnp.maximum(count, 1.0)
+    count = one.number + other.number
+    share = other.number / jnp.maximum(count, 1.0)
     apart = other.mean - one.mean
     return RunningRewards(
         count,
         one.mean + apart * share,
-        one.squares + other.squares + apart**2 * one.count * share,
+        one.squares + other.squares + apart**2 * one.number * share,
         jnp.minimum(one.lowest, other.lowest),
         jnp.maximum(one.highest, other.highest),
     )

@@ -15,8 +15,7 @@ import numpy as np
 import optax
 import pytest
 
-from prefjax.align import PAIRED_LOSSES, paired_terms
-from prefjax.align.paired_losses import call_by_name
+from prefjax.align import PAIRED_LOSSES, call_by_name, paired_terms
 from prefjax.losses import alpha_link, forward_kl_link, jensen_shannon_link
 
 P, BETA, STEPS = 0.8, 1.0, 3000

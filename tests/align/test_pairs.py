@@ -9,8 +9,14 @@ import numpy as np
 import optax
 import pytest
 
-from prefjax.align import PAIRED_LOSSES, PairedLoss, add_reference, loss_at_start, paired_objective
-from prefjax.align.paired_losses import call_by_name
+from prefjax.align import (
+    PAIRED_LOSSES,
+    PairedLoss,
+    add_reference,
+    call_by_name,
+    loss_at_start,
+    paired_objective,
+)
 from prefjax.align.pairs import add_mean_length
 from prefjax.checks import InputError
 from prefjax.train import copied, init_state, make_mesh, make_step, place, spread

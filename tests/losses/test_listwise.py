@@ -189,11 +189,22 @@ def test_equal_scores():
     values = {"plackett_luce": 120, "best_versus_rest": 5, "listnet": 5, "all_pairs": 2}
     for name, value in values.items():
         assert float(BOTH[name](zeros, labels, ones)[0]) == pytest.approx(math.log(value), rel=1e-6)
-    # Ranks follow the order of the list then, and so does the loss.
-    one, other = (
-        BOTH["lipo_lambda"](zeros, jnp.float32(x), ones)[0] for x in ([0, 1, 2, 3, 4], [2, 0, 4, 1, 3])
+    # LiPO-λ: ranks follow the order of the list then, and so does the loss.
+    inverse = 1 / np.log([2.0, 3.0, 4.0])
+    value = 2 * (inverse[0] - inverse[1]) + 3 * (inverse[0] - inverse[2]) + (inverse[1] - inverse[2])
+    in_order, backwards = (
+        BOTH["lipo_lambda"](zeros[:3], jnp.float32(x), ones[:3])[0] for x in ([2, 1, 0], [0, 1, 2])
     )
-    assert abs(float(one - other)) > 0.1
+    assert float(in_order) == pytest.approx(value * math.log(2), rel=1e-6)
+    assert abs(float(in_order - backwards)) > 0.1
+
+
+def test_a_tie_of_labels_is_half_a_pair_in_either_order():
+    scores = jnp.float32([0.3, -0.2, 0.1])
+    pairs = [(0, 2, 1.0), (1, 2, 1.0), (0, 1, 0.5), (1, 0, 0.5)]
+    value = sum(w * np.log1p(np.exp(float(scores[j] - scores[i]))) for i, j, w in pairs) / 3
+    found, _ = BOTH["all_pairs"](scores, jnp.float32([1, 1, 0]), jnp.ones(3))
+    assert float(found) == pytest.approx(value, rel=1e-6)
 
 
 def test_where_they_come_to_rest():

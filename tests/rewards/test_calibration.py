@@ -58,21 +58,21 @@ def test_ties_are_half_right():
 
 def test_the_reliability_curve_is_the_error_bin_by_bin():
     curve = reliability_curve(P, Y, num_bins=5)
-    np.testing.assert_array_equal(curve.count, [1, 1, 1, 2, 1])
+    np.testing.assert_array_equal(curve.number, [1, 1, 1, 2, 1])
     np.testing.assert_allclose(curve.confidence, [0.55, 0.65, 0.72, 0.855, 0.95], atol=1e-6)
     np.testing.assert_array_equal(curve.accuracy, [1, 0, 1, 1, 1])
-    gaps = curve.count * jnp.abs(curve.confidence - curve.accuracy)
+    gaps = curve.number * jnp.abs(curve.confidence - curve.accuracy)
     error = expected_calibration_error(P, Y, num_bins=5)
     assert float(gaps.sum() / 6) == pytest.approx(float(error), rel=1e-5)
 
 
 def test_empty_bins_have_no_accuracy_and_no_pairs_none_at_all():
     curve = reliability_curve(jnp.float32([0.9, 0.1]), jnp.float32([1, 1]), num_bins=4)
-    np.testing.assert_array_equal(curve.count, [0, 0, 0, 2])
+    np.testing.assert_array_equal(curve.number, [0, 0, 0, 2])
     np.testing.assert_array_equal(curve.accuracy, [np.nan, np.nan, np.nan, 0.5])
     nothing = reliability_curve(jnp.zeros(0), jnp.zeros(0), num_bins=4)
     assert np.all(np.isnan(nothing.confidence))
-    np.testing.assert_array_equal(nothing.count, 0.0)
+    np.testing.assert_array_equal(nothing.number, 0.0)
 
 
 def test_the_bins_are_those_of_scipy():

@@ -20,8 +20,8 @@ from prefjax.rewards import (
 
 def test_the_card():
     state = merged_running_rewards(running_rewards(jnp.float32([1, 2, 3])), running_rewards(jnp.float32([5])))
-    assert (float(state.count), float(state.mean)) == (4.0, 2.75)
-    assert float(state.squares / state.count) == pytest.approx(2.1875)
+    assert (float(state.number), float(state.mean)) == (4.0, 2.75)
+    assert float(state.squares / state.number) == pytest.approx(2.1875)
     five, spread = jnp.float32(5), state.deviation()
     assert float(standardised_rewards(five, state.mean, spread)) == pytest.approx(1.521278, abs=1e-6)
     clipped = clipped_rewards(five, state.mean - spread, state.mean + spread)
@@ -41,7 +41,7 @@ def test_the_parts_are_the_whole_however_they_are_cut(rewards, cut):
     for one, other in zip(parts, whole, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-3)
     there = rewards[~np.isnan(rewards)].astype(np.float64)
-    assert int(whole.count) == len(there)
+    assert int(whole.number) == len(there)
     if len(there):
         assert float(whole.mean) == pytest.approx(there.mean(), abs=1e-4)
         assert float(whole.deviation()) == pytest.approx(there.std(), abs=1e-3)
@@ -60,5 +60,5 @@ def test_nothing_and_equal_rewards():
 
 
 def test_states_of_different_shapes_are_refused():
-    with pytest.raises(InputError, match=r"merged_running_rewards: one.count has shape \(\)"):
+    with pytest.raises(InputError, match=r"merged_running_rewards: one.number has shape \(\)"):
         merged_running_rewards.__wrapped__(running_rewards(jnp.ones(2)), running_rewards(jnp.ones((3, 2))))

@@ -1,0 +1,34 @@
+"""log σ against float64, far out, and its slope."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from prefjax.rewards import log_sigmoid
+
+
+def test_log_sigmoid_keeps_its_digits_on_both_sides():
+    x = np.concatenate([np.linspace(-100, 80, 2001), [-1e30, -1e4, -1e-9, 0.0, 1e-9]]).astype(np.float32)
+    wide = x.astype(np.float64)
+    value, slope = jax.vmap(jax.value_and_grad(log_sigmoid))(jnp.asarray(x))
+    np.testing.assert_allclose(value, -np.logaddexp(0.0, -wide), rtol=3e-7)
+    np.testing.assert_allclose(slope, np.exp(-np.logaddexp(0.0, wide)), rtol=3e-7, atol=1e-37)
+
+
+def test_log_sigmoid_where_nothing_is_left():
+    value, slope = jax.vmap(jax.value_and_grad(log_sigmoid))(jnp.asarray([-jnp.inf, 1e4, jnp.inf]))
+    np.testing.assert_array_equal(value, [-np.inf, 0.0, 0.0])
+    np.testing.assert_array_equal(slope, [1.0, 0.0, 0.0])
+    assert np.isnan(log_sigmoid(jnp.float32(np.nan)))
+
+
+def test_slope_at_zero_is_a_half_and_its_own_slope_that_of_the_logistic_function():
+    assert jax.grad(log_sigmoid)(0.0) == 0.5
+    second = jax.vmap(jax.grad(jax.grad(log_sigmoid)))(jnp.linspace(-5.0, 5.0, 11))
+    x = np.linspace(-5.0, 5.0, 11)
+    np.testing.assert_allclose(second, -1 / (2 + 2 * np.cosh(x)), rtol=1e-5)
+
+
+def test_it_is_jaxs():
+    x = jnp.linspace(-30.0, 30.0, 601)
+    np.testing.assert_allclose(log_sigmoid(x), jax.nn.log_sigmoid(x), rtol=3e-7)
