@@ -11,7 +11,7 @@ import numpy as np
 
 from experiments.problems import Shape, kinds_of
 from experiments.settings import Config
-from prefjax.align import PAIRED_LOSSES
+from prefjax.align import FROM_DATA, PAIRED_LOSSES
 from prefjax.checks import require
 from prefjax.data import (
     LANGUAGE_MODELING,
@@ -121,15 +121,18 @@ def read_rows(config: Config, data: str, tokenizer: Any) -> Rows:
 
 
 def column_of(rows: Rows, name: str) -> np.ndarray:
-    """A column of numbers that a loss reads, for each token row."""
+    """A column of numbers that a loss reads, for each token row; where no row has it, what the label alone says."""
     tokens = rows.tokens
-    values = np.zeros(len(tokens.lines), np.float32)
-    for i, row in enumerate(rows.originals(range(len(values)))):
-        value = row["extras"].get(name)
+    found = [row["extras"].get(name) for row in rows.originals(range(len(tokens.lines)))]
+    if all(value is None for value in found):
+        print(f'no column "{name}": every pair has {FROM_DATA[name]:g}.', file=sys.stderr)
+        return np.full(len(found), FROM_DATA[name], np.float32)
+    values = np.zeros(len(found), np.float32)
+    for i, value in enumerate(found):
         good = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
         require(
-            good, tokens.where(i), f'"{name}" is {value!r}', "a number, which this loss reads",
-            "Add the column, or choose another loss.",
+            good, tokens.where(i), f'"{name}" is {value!r}', "a number, as in other rows",
+            "Complete the column, or leave it out everywhere.",
         )  # fmt: skip
         values[i] = value
     return values

@@ -71,7 +71,9 @@ ADDED_BY = {
     "kl": "Call add_reference with this loss before.",
     "mean_length": "Call add_mean_length before.",
 }
-FROM_DATA = {"offset", "chosen_win_rate", "rejected_win_rate"}
+# Numbers that only the data can know of a pair, and what stands for them where it does not say: the label itself, of
+# which the chosen completion always wins; the offset of a reward that is higher by 1.
+FROM_DATA = {"offset": 1.0, "chosen_win_rate": 1.0, "rejected_win_rate": 0.0}
 OF_TOKENS = {"logps", "reference_logps", "mask", "kl"}  # what a sum over the completion does not say
 # Where π = π₀ these are the same for both policies, or 0, and a loss that reads nothing else has a known value.
 KNOWN_AT_START = {"logratio", "logp", "reference_logp", "logps", "reference_logps", "mask", "kl"}
@@ -113,7 +115,7 @@ class PairedLoss(NamedTuple):
     def columns(self) -> frozenset[str]:
         """Numbers that only the data can know of a pair."""
         asked = inspect.signature(self.loss).parameters
-        return frozenset(asked) & FROM_DATA
+        return frozenset(asked) & frozenset(FROM_DATA)
 
     @property
     def of_tokens(self) -> frozenset[str]:

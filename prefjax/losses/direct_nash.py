@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Float, Shaped
 from prefjax.checks import refuse
 from prefjax.losses.preference import dpo_loss
 from prefjax.rewards.arrays import aligned
-from prefjax.rewards.logistic import log_sigmoid
+from prefjax.rewards.logistic import logistic_cross_entropy
 from prefjax.types import Scalar
 
 
@@ -54,8 +54,7 @@ def dno_loss(
     )
     margin = jax.lax.stop_gradient(chosen_win_rate - rejected_win_rate)
     z = beta * (chosen_logratio - rejected_logratio)
-    as_named, reversed_ = -log_sigmoid(z), -log_sigmoid(-z)
-    return jax.nn.sigmoid(margin) * as_named + jax.nn.sigmoid(-margin) * reversed_
+    return logistic_cross_entropy(z, wrong=jax.nn.sigmoid(-margin))
 
 
 def dno_prct_loss(

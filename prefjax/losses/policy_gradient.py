@@ -102,7 +102,7 @@ def ppo_clip_loss(
     advantages = jax.lax.stop_gradient(advantages)
     # The sign of A says which of the two is the minimum.
     better = jnp.minimum(ratio, 1 + epsilon_high)
-    worse = jnp.minimum(jnp.maximum(ratio, 1 - epsilon_low), max_ratio)
+    worse = jnp.clip(ratio, 1 - epsilon_low, max_ratio)
     return -jnp.where(advantages > 0, better, worse) * advantages
 
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from prefjax.rewards.arrays import aligned
-from prefjax.rewards.logistic import log_sigmoid
+from prefjax.rewards.logistic import log_sigmoid, logistic_cross_entropy
 from prefjax.types import Scalar
 
 
@@ -49,7 +49,7 @@ def dpo_loss(
     )
     # Not log(sigmoid(·)): in float32 that is -inf, and its gradient nan, for arguments below -88.
     z = beta * (chosen_logratio - rejected_logratio)
-    return -(1 - label_smoothing) * log_sigmoid(z) - label_smoothing * log_sigmoid(-z)
+    return logistic_cross_entropy(z, wrong=label_smoothing)
 
 
 def ipo_loss(
@@ -149,8 +149,8 @@ def robust_dpo_loss(
         "robust_dpo_loss", chosen_logratio=chosen_logratio, rejected_logratio=rejected_logratio
     )
     z = beta * (chosen_logratio - rejected_logratio)
-    as_labelled, flipped = -log_sigmoid(z), -log_sigmoid(-z)
-    return ((1 - label_smoothing) * as_labelled - label_smoothing * flipped) / (1 - 2 * label_smoothing)
+    # log σ(-z) is log σ(z) - z.
+    return -log_sigmoid(z) - label_smoothing / (1 - 2 * label_smoothing) * z
 
 
 def exo_pair_loss(
@@ -186,8 +186,9 @@ def exo_pair_loss(
         "exo_pair_loss", chosen_logratio=chosen_logratio, rejected_logratio=rejected_logratio
     )
     z = beta * (chosen_logratio - rejected_logratio)
-    right = jax.nn.sigmoid(z) * (log_sigmoid(z) - jnp.log1p(-label_smoothing))
-    wrong = jax.nn.sigmoid(-z) * (log_sigmoid(-z) - jnp.log(label_smoothing))
+    log_right = log_sigmoid(z)
+    right = jax.nn.sigmoid(z) * (log_right - jnp.log1p(-label_smoothing))
+    wrong = jax.nn.sigmoid(-z) * (log_right - z - jnp.log(label_smoothing))
     return right + wrong
 
 

@@ -4,7 +4,7 @@ from jaxtyping import Array, Float, Shaped
 
 from prefjax.checks import refuse
 from prefjax.rewards.arrays import aligned
-from prefjax.rewards.logistic import log_sigmoid
+from prefjax.rewards.logistic import logistic_cross_entropy
 
 
 def process_reward_loss(
@@ -32,7 +32,7 @@ def process_reward_loss(
       "Math-Shepherd", 2023, eq. 2 (arXiv:2312.08935).
     """
     scores, labels = aligned("process_reward_loss", scores=scores, labels=labels)
-    return -labels * log_sigmoid(scores) - (1 - labels) * log_sigmoid(-scores)
+    return logistic_cross_entropy(scores, wrong=1 - labels)
 
 
 def two_class_process_reward_loss(

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from prefjax.rewards.arrays import aligned
-from prefjax.rewards.logistic import log_sigmoid
+from prefjax.rewards.logistic import logistic_cross_entropy
 from prefjax.types import Scalar
 
 
@@ -194,7 +194,7 @@ def tpo_loss(
 
 
 def _smoothed_logistic(z: Float[Array, "*batch"], label_smoothing: Scalar) -> Float[Array, "*batch"]:
-    return -(1 - label_smoothing) * log_sigmoid(z) - label_smoothing * log_sigmoid(-z)
+    return logistic_cross_entropy(z, wrong=label_smoothing)
 
 
 def _bent(average_logp: Float[Array, "*batch"], alpha: Scalar) -> Float[Array, "*batch"]:

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from prefjax.rewards.arrays import aligned, one_each
-from prefjax.rewards.logistic import log_sigmoid
+from prefjax.rewards.logistic import log_sigmoid, logistic_cross_entropy
 from prefjax.types import Scalar
 
 
@@ -51,7 +51,7 @@ def bradley_terry_loss(
         label_smoothing=one_each(label_smoothing, chosen_reward),
     )
     d = chosen_reward - rejected_reward - m
-    return -(1 - epsilon) * log_sigmoid(d) - epsilon * log_sigmoid(-d)
+    return logistic_cross_entropy(d, wrong=epsilon)
 
 
 def noise_corrected_bradley_terry_loss(
@@ -189,4 +189,4 @@ def preference_model_loss(
         "preference_model_loss", score=score, swapped_score=swapped_score, target=one_each(target, score)
     )
     logit = (score - swapped_score) / 2
-    return -q * log_sigmoid(logit) - (1 - q) * log_sigmoid(-logit)
+    return logistic_cross_entropy(logit, wrong=1 - q)

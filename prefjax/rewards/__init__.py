@@ -33,6 +33,7 @@ from prefjax.rewards.judging import two_order_strengths as two_order_strengths
 from prefjax.rewards.judging import verdict_reward as verdict_reward
 from prefjax.rewards.lengths import overlong_penalty as overlong_penalty
 from prefjax.rewards.logistic import log_sigmoid as log_sigmoid
+from prefjax.rewards.logistic import logistic_cross_entropy as logistic_cross_entropy
 from prefjax.rewards.objectives import debiased_objectives as debiased_objectives
 from prefjax.rewards.objectives import gated_reward as gated_reward
 from prefjax.rewards.objectives import ridge_heads as ridge_heads

@@ -89,7 +89,7 @@ def mean_step_score(
     Returns: a score for each solution.
     Raises: InputError where the shapes differ.
     Range: slope 1/T in each score.
-    Relatives: `Weighted.sequences` before the mean over sequences.
+    Relatives: no less than `min_step_score`; of one step it is that step's score.
     Source: Wang et al., "Math-Shepherd", 2023, compares aggregations (arXiv:2312.08935).
     """
     scores, present = _steps("mean_step_score", scores, mask)

@@ -23,7 +23,9 @@ def published(room) -> set[str]:
 
 def test_every_loss_and_advantage_has_a_row_or_a_reason():
     in_rows = {function.__name__ for row in ROWS.values() for function in row.functions}
-    names = published(losses) | published(returns) - {"linear_recurrence"}  # no method: what returns are made with
+    names = published(losses) | published(returns) - {
+        "linear_recurrence"
+    }  # no method: what returns are made with
     assert names - in_rows - set(WITHOUT_A_ROW) == set()
     assert set(WITHOUT_A_ROW) <= names - in_rows
     assert all(WITHOUT_A_ROW.values())

@@ -54,9 +54,16 @@ def test_a_run(config, flags):
     assert second["loss"] != first["loss"]
 
 
-def test_a_row_without_its_number_says_where(config):
-    with pytest.raises(InputError, match=r'pairs.jsonl, line 1: "offset" is None'):
-        run(config(loss="odpo"))
+def test_without_its_column_a_loss_takes_what_the_label_says(config, capsys):
+    """-log σ(-1) where π = π₀ and the offset is 1; with some numbers and not all, the row that has none is named."""
+    first, *_ = read_metrics(run(config(loss="odpo")).workdir / "metrics.jsonl")
+    assert first["loss"] == pytest.approx(math.log(1 + math.e), rel=1e-5)
+    assert 'no column "offset": every pair has 1.' in capsys.readouterr().err
+    incomplete = config(loss="sppo")
+    path = Path(incomplete.data)
+    path.write_text(path.read_text().replace('"chosen_win_rate": 0.88, ', ""))
+    with pytest.raises(InputError, match=r'pairs.jsonl, line 3: "chosen_win_rate" is None'):
+        run(incomplete)
 
 
 def test_flags_that_do_not_go_together(config):

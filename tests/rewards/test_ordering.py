@@ -10,9 +10,8 @@ from hypothesis.extra import numpy as arrays
 
 from prefjax.rewards.ordering import argsort, kth_smallest
 
-FLOATS = st.floats(width=32, allow_nan=True, allow_infinity=True) | st.sampled_from(
-    [0.0, -0.0, 1.0, -1.0, 1e-45]
-)
+# Numbers below 1e-38 count as 0 on some machines.
+FLOATS = st.floats(width=32, allow_subnormal=False) | st.sampled_from([0.0, -0.0, 1.0, -1.0])
 in_order, at_place = jax.jit(argsort), jax.jit(kth_smallest)
 
 

@@ -19,12 +19,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-
 # What the libraries import on the way, and CPUs or this table do not need. Where one is installed, it is used.
 UNNEEDED = frozenset({
-    "datasets", "decorator", "deepspeed", "eformer", "ejkernel", "flash_attn", "grain", "metrax", "omegaconf", "pylatexenc",
-    "ray", "ring_flash_attn", "sentencepiece", "spectrax", "tensordict", "torch_npu", "wandb", "hydra", "codetiming",
-    "vllm", "sglang", "qwix", "torchdata", "torchdistx",
+    "datasets", "deepspeed", "eformer", "ejkernel", "flash_attn", "grain", "metrax", "omegaconf", "pylatexenc", "qwix",
+    "ray", "sentencepiece", "tensordict", "torch_npu", "wandb",
 })  # fmt: skip
 
 
@@ -117,7 +115,9 @@ def _surroundings(library: str, real: frozenset[str]) -> Iterator[None]:
         yield
     finally:
         sys.meta_path[:] = [finder for finder in sys.meta_path if finder not in finders]
-        for name in [n for n, m in sys.modules.items() if isinstance(m, _Absent) or n.startswith(f"{library}.")]:
+        for name in [
+            n for n, m in sys.modules.items() if isinstance(m, _Absent) or n.startswith(f"{library}.")
+        ]:
             if name not in before:
                 del sys.modules[name]
         for name in _parents(real):

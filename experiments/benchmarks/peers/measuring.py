@@ -33,7 +33,7 @@ class Peer(NamedTuple):
 
 
 class Row(NamedTuple):
-    """A method: our functions in it, what they make of a batch, in which arrays the gradient is, and who else has it."""
+    """A method: our functions in it, what they make of a batch, who else has it, and in which arrays a gradient is."""
 
     functions: tuple[Callable[..., Any], ...]
     ours: Callable[[Batch], Any]
@@ -53,7 +53,9 @@ class Apart(NamedTuple):
     gradient: float | None
 
 
-def in_jax(run: Callable[[Batch], Any], batches: Batch, moves: tuple[str, ...], compiled: bool = True) -> Result:
+def in_jax(
+    run: Callable[[Batch], Any], batches: Batch, moves: tuple[str, ...], compiled: bool = True
+) -> Result:
     """All batches at once."""
     every = of_every(run, moves)
     with jax.enable_x64(True), jax.numpy_rank_promotion("allow"):

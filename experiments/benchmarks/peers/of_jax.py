@@ -31,7 +31,9 @@ def _easydel(trainer: str) -> Any:
 
 def easydel_dpo(loss_type: str, *, beta: float = 0.1, label_smoothing: float = 0.0, **settings: Any) -> Peer:
     def run(batch: Batch) -> Any:
-        loss = _easydel("direct_preference_optimization_trainer").get_loss_function(loss_type, beta, label_smoothing)
+        loss = _easydel("direct_preference_optimization_trainer").get_loss_function(
+            loss_type, beta, label_smoothing
+        )
         both = *_halves(_sums(batch)), *_halves(_sums(batch, "reference_logps"))
         return loss(*both, beta, label_smoothing, **settings).mean()
 
@@ -60,7 +62,9 @@ def easydel_odds_ratio(*, beta: float = 0.1) -> Peer:
     return Peer("EasyDeL", run, "jax")
 
 
-def easydel_kto(loss_type: str, *, beta: float = 0.1, desirable_weight: float = 1.0, undesirable_weight: float = 1.0):
+def easydel_kto(
+    loss_type: str, *, beta: float = 0.1, desirable_weight: float = 1.0, undesirable_weight: float = 1.0
+):
     def run(batch: Batch) -> Any:
         module = _easydel("kto_trainer")
         with given(module, KTO_LOSS_TYPES=(loss_type,)):
@@ -110,7 +114,8 @@ def easydel_reward(*, margin: bool = False, centring: float | None = None) -> Pe
         data |= {"margin": batch["margin"]} if margin else {}
         # The network's scores are its input.
         state = SimpleNamespace(
-            graphstate=None, merge=lambda _: lambda input_ids, attention_mask: SimpleNamespace(logits=input_ids)
+            graphstate=None,
+            merge=lambda _: lambda input_ids, attention_mask: SimpleNamespace(logits=input_ids),
         )
         return _step(
             _easydel("reward_trainer"), "evaluation_step", data, forward={}, state=state,
@@ -124,8 +129,9 @@ def easydel_tokens(loss_type: str, *, beta: float = 0.0, **settings: Any) -> Pee
     def run(batch: Batch) -> Any:
         ids = jnp.zeros(batch["mask"].shape, int)
         data = {
-            "prompt_ids": ids[:, :1], "prompt_mask": ids[:, :1], "completion_ids": ids, "completion_mask": batch["mask"],
-            "advantages": batch["advantages"], "old_per_token_logps": batch["behaviour_logps"],
+            "prompt_ids": ids[:, :1], "prompt_mask": ids[:, :1], "completion_ids": ids,
+            "completion_mask": batch["mask"], "advantages": batch["advantages"],
+            "old_per_token_logps": batch["behaviour_logps"],
             "ref_per_token_logps": batch["reference_logps"],
         }  # fmt: skip
         forward = {
@@ -134,7 +140,8 @@ def easydel_tokens(loss_type: str, *, beta: float = 0.0, **settings: Any) -> Pee
             "repeat_prompt_aligned_model_kwargs": lambda *_, **__: {},
         }
         module = _easydel("group_relative_policy_optimization")
-        return _step(module, "grpo_step", data, 1, beta, forward=forward, is_training=False, loss_type=loss_type, **settings)
+        settings_ = {"is_training": False, "loss_type": loss_type} | settings
+        return _step(module, "grpo_step", data, 1, beta, forward=forward, **settings_)
 
     return Peer("EasyDeL", run, "jax")
 
@@ -145,8 +152,9 @@ def easydel_ppo(*, value: bool, clip: float = 0.2) -> Peer:
     def run(batch: Batch) -> Any:
         mask, nothing = batch["mask"], 0 * batch["values"]
         data = {
-            "input_ids": None, "attention_mask": None, "completion_mask": mask, "old_logps": batch["behaviour_logps"],
-            "old_values": batch["old_values"], "returns": batch["returns"] if value else nothing,
+            "input_ids": None, "attention_mask": None, "completion_mask": mask,
+            "old_logps": batch["behaviour_logps"], "old_values": batch["old_values"],
+            "returns": batch["returns"] if value else nothing,
             "advantages": jnp.broadcast_to(batch["advantages"][:, None], mask.shape) * (0 if value else 1),
         }  # fmt: skip
         heads = batch["logps"], batch["values"], nothing
@@ -190,7 +198,17 @@ def easydel_xpo(*, beta: float = 0.1, alpha: float = 0.01) -> Peer:
         forward = {"_compute_logps": lambda *_: next(answers)}
         reference = SimpleNamespace(merge=lambda *_: None, graphstate=None)
         return _step(
-            _easydel("xpo_trainer"), "xpo_step", data, reference, None, None, None, None, 1, False, forward=forward
+            _easydel("xpo_trainer"),
+            "xpo_step",
+            data,
+            reference,
+            None,
+            None,
+            None,
+            None,
+            1,
+            False,
+            forward=forward,
         )
 
     return Peer("EasyDeL", run, "jax")
@@ -235,7 +253,11 @@ def _tunix() -> Any:
 
 
 def tunix_tokens(
-    loss_algo: str = "grpo", *, average: str = "sequence-mean-token-mean", weights: Any = None, **settings: Any
+    loss_algo: str = "grpo",
+    *,
+    average: str = "sequence-mean-token-mean",
+    weights: Any = None,
+    **settings: Any,
 ) -> Peer:
     def run(batch: Batch) -> Any:
         module = _tunix()
@@ -394,7 +416,9 @@ def rlax_gae(*, gamma: float, lambda_: float) -> Peer:
         mask = batch["mask"]
         discounts = gamma * jnp.pad(mask[:, 1:], ((0, 0), (0, 1)))
         values = jnp.pad(batch["values"], ((0, 0), (0, 1)))
-        found = jax.vmap(lambda r, d, v: estimate(r, d, lambda_, v))(batch["token_rewards"], discounts, values)
+        found = jax.vmap(lambda r, d, v: estimate(r, d, lambda_, v))(
+            batch["token_rewards"], discounts, values
+        )
         return (found + batch["values"]) * mask
 
     return _rlax("truncated_generalized_advantage_estimation", of)

@@ -88,7 +88,9 @@ def _actor(settings: dict[str, Any]) -> Any:
     return config
 
 
-def verl_tokens(name: str, *, average: str = "seq-mean-token-mean", weights: Any = None, **settings: Any) -> Peer:
+def verl_tokens(
+    name: str, *, average: str = "seq-mean-token-mean", weights: Any = None, **settings: Any
+) -> Peer:
     """One of its registered policy losses; `weights`: those of its rollout correction."""
 
     def run(batch: Batch) -> Any:
@@ -237,7 +239,9 @@ def verl_kl_controller(*, target: float, horizon: int, samples: int) -> Peer:
 # Liger: the torch functions inside its chunked losses. Its Triton kernels need a GPU and are not run.
 
 
-def liger_pair(file: str, name: str, *, reference: bool = False, average: bool = False, **settings: Any) -> Peer:
+def liger_pair(
+    file: str, name: str, *, reference: bool = False, average: bool = False, **settings: Any
+) -> Peer:
     def run(batch: Batch) -> Any:
         import importlib
 

@@ -47,7 +47,11 @@ def _inputs(batch: Batch) -> dict[str, Any]:
     import torch
 
     mask = torch.nn.functional.pad(batch["mask"], (1, 0)).long()
-    return {"input_ids": torch.zeros_like(mask), "attention_mask": torch.ones_like(mask), "completion_mask": mask}
+    return {
+        "input_ids": torch.zeros_like(mask),
+        "attention_mask": torch.ones_like(mask),
+        "completion_mask": mask,
+    }
 
 
 def dpo(
@@ -87,7 +91,9 @@ def _shared_then_tail(logps: Any, mask: Any, alpha: float) -> Any:
     return (logps * (inside + alpha * (~inside).to(logps.dtype))).sum(-1)
 
 
-def kto(loss_type: str, *, beta: float = 0.1, desirable_weight: float = 1.0, undesirable_weight: float = 1.0) -> Peer:
+def kto(
+    loss_type: str, *, beta: float = 0.1, desirable_weight: float = 1.0, undesirable_weight: float = 1.0
+) -> Peer:
     """`KTOTrainer._compute_loss`; the log-ratios of mismatched completions are given."""
 
     def run(batch: Batch) -> Any:
@@ -116,7 +122,9 @@ def cpo(
     def run(batch: Batch) -> Any:
         from trl.experimental.cpo import CPOTrainer
 
-        fake = _trainer(beta=beta, label_smoothing=label_smoothing, loss_type=loss_type, simpo_gamma=gamma, alpha=alpha)
+        fake = _trainer(
+            beta=beta, label_smoothing=label_smoothing, loss_type=loss_type, simpo_gamma=gamma, alpha=alpha
+        )
         return CPOTrainer.cpo_loss(fake, *_logp(batch, average).chunk(2))[0].mean()
 
     return _peer(run)

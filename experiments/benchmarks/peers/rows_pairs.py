@@ -186,7 +186,9 @@ def tpo(per_token: bool) -> Callable[[Batch], Any]:
     """On two triples. `per_token`: the mean over all tokens of the targets, and not over their number."""
 
     def mean(batch: Batch) -> Any:
-        logps = jnp.take_along_axis(jax.nn.log_softmax(batch["logits"]), batch["tokens"][..., None], axis=-1)[..., 0]
+        logps = jnp.take_along_axis(jax.nn.log_softmax(batch["logits"]), batch["tokens"][..., None], axis=-1)[
+            ..., 0
+        ]
         mask, logps = batch["mask"][:6], logps[:6]
         chosen, rejected, target = jnp.split((logps * mask).sum(-1), 3)
         if not per_token:
@@ -198,9 +200,7 @@ def tpo(per_token: bool) -> Callable[[Batch], Any]:
 
 
 SMOOTH = 0.1
-IGNORED = (
-    "`label_smoothing` of the plain sigmoid loss is ignored, without a word: shown is `label_smoothing=0` on our side"
-)
+IGNORED = "`label_smoothing` of the plain sigmoid loss is ignored, without a word: shown is `label_smoothing=0` on our side"
 dpo, smooth = pair(losses.dpo_loss, beta=BETA), pair(losses.dpo_loss, beta=BETA, label_smoothing=SMOOTH)
 
 PAIRS: dict[str, Row] = {
@@ -286,9 +286,9 @@ PAIRS: dict[str, Row] = {
             note="bit by bit its own sigmoid loss, which is cDPO and not KTO"
         ),
     )),
-    "DPO, forward KL": Row(
-        (losses.forward_kl_link,), linked(losses.forward_kl_link), (of_trl.dpo("sigmoid", f_divergence_type="forward_kl"),)
-    ),
+    "DPO, forward KL": Row((losses.forward_kl_link,), linked(losses.forward_kl_link), (
+        of_trl.dpo("sigmoid", f_divergence_type="forward_kl"),
+    )),
     "DPO, Jensen-Shannon": Row((losses.jensen_shannon_link,), linked(losses.jensen_shannon_link), (
         of_trl.dpo("sigmoid", f_divergence_type="js_divergence"),
     )),
@@ -354,7 +354,9 @@ PAIRS: dict[str, Row] = {
             ours=tpo(per_token=True),
         ),
     ), ("logits",)),
-    "best versus rest": Row((losses.best_versus_rest_loss,), best_of_list, (of_torch.torch_list(soft=False),), ("items",)),
+    "best versus rest": Row((losses.best_versus_rest_loss,), best_of_list, (
+        of_torch.torch_list(soft=False),
+    ), ("items",)),
     "ListNet": Row((losses.listnet_loss,), list_net, (of_torch.torch_list(soft=True),), ("items",)),
     "preference degree": Row((losses.preference_degree_loss,), degree, (of_torch.torch_degree(),), ("items",)),
     "ratings": Row((losses.rating_loss,), rating, (of_torch.torch_squares(),), ("values",)),

@@ -19,7 +19,9 @@ def window(values: Any, mask: Any) -> Weighted:
     return Weighted.constant(values, mask, WINDOW)
 
 
-def on_tokens(loss: Callable[..., Any], by: Any = Weighted.sequences, **settings: Any) -> Callable[[Batch], Any]:
+def on_tokens(
+    loss: Callable[..., Any], by: Any = Weighted.sequences, **settings: Any
+) -> Callable[[Batch], Any]:
     """A loss on tokens, and its average."""
 
     def mean(batch: Batch) -> Any:
@@ -68,7 +70,9 @@ def weighed(weights: Callable[[Batch], Any]) -> Callable[[Batch], Any]:
 
 
 def truncated(batch: Batch) -> Any:
-    return losses.truncated_importance_weights(batch["behaviour_logps"], batch["sampler_logps"], max_weight=2.0)
+    return losses.truncated_importance_weights(
+        batch["behaviour_logps"], batch["sampler_logps"], max_weight=2.0
+    )
 
 
 def icepop(batch: Batch) -> Any:
@@ -167,7 +171,9 @@ def opo(batch: Batch) -> Any:
 
 
 def remax(batch: Batch) -> Any:
-    return returns.remax_advantages(batch["group_rewards"].reshape(-1, GROUP), batch["greedy_rewards"]).reshape(-1)
+    return returns.remax_advantages(
+        batch["group_rewards"].reshape(-1, GROUP), batch["greedy_rewards"]
+    ).reshape(-1)
 
 
 def gpg(scores: Any) -> Any:
@@ -232,7 +238,9 @@ EASYDEL_CLIP = (
     "where A < 0 it takes the maximum of the two surrogates, and so clips a token that has become likelier, and not "
     "the one that has become rarer: PPO's minimum is the other way round. No argument here reproduces it"
 )
-CISPO_CAP = "the cap is 1 + `epsilon_high`, and there is a floor, 1 - `epsilon_low`: `max_ratio=1.28, min_ratio=0.8`"
+CISPO_CAP = (
+    "the cap is 1 + `epsilon_high`, and there is a floor, 1 - `epsilon_low`: `max_ratio=1.28, min_ratio=0.8`"
+)
 SEQUENCE = {"epsilon_low": 0.2, "epsilon_high": 0.2}
 
 TOKENS: dict[str, Row] = {
@@ -270,7 +278,9 @@ TOKENS: dict[str, Row] = {
             note="without `loss_scale_factor` it divides by the width of the padded row: shown is 16",
             default=of_torch.verl_constant(None).run,
         ),
-        of_jax.easydel_tokens("dr_grpo")._replace(note=EASYDEL_CLIP + ", and it divides by the width of the padded row"),
+        of_jax.easydel_tokens("dr_grpo")._replace(
+            note=EASYDEL_CLIP + ". And it divides by the width of the padded row",
+        ),
     )),
     "dual clip (c = 1.5)": Row((losses.ppo_clip_loss,), on_tokens(losses.ppo_clip_loss, max_ratio=1.5), (
         of_trl.tokens("grpo", delta=1.5), of_torch.liger_tokens("grpo", delta=1.5),
@@ -288,8 +298,8 @@ TOKENS: dict[str, Row] = {
             note=CISPO_CAP, ours=on_tokens(losses.cispo_loss, Weighted.tokens, max_ratio=1.28, min_ratio=0.8)
         ),
         of_jax.easydel_tokens("cispo", epsilon_high=1.28)._replace(
-            note="the gradient flows through the capped ratio, so that a token with log π < -1 moves the wrong way; its "
-            "default cap is 0.2. No argument here reproduces it",
+            note="the gradient flows through the capped ratio, so that a token with log π < -1 moves the wrong way; "
+            "its default cap is 0.2. No argument here reproduces it",
         ),
     )),
     "GSPO": Row((losses.gspo_loss,), on_sequences(losses.gspo_loss, **SEQUENCE), (
@@ -340,7 +350,9 @@ TOKENS: dict[str, Row] = {
     "high-entropy mask (31 %)": Row((losses.entropy_threshold, losses.high_entropy_mask), weighed(undecided), (
         of_trl.tokens("grpo", entropy_quantile=0.31),
     )),
-    "entropy bonus": Row((losses.entropy_bonus,), plus(PLAIN, entropy_term), (of_trl.tokens("grpo", entropy_bonus=0.01),)),
+    "entropy bonus": Row((losses.entropy_bonus,), plus(PLAIN, entropy_term), (
+        of_trl.tokens("grpo", entropy_bonus=0.01),
+    )),
     "GRPO + KL (k3)": Row((losses.kl_k3,), plus(PLAIN, kl(losses.kl_k3, Weighted.sequences, 0.04)), (
         of_trl.tokens("grpo", beta=0.04), of_torch.liger_tokens("grpo", beta=0.04),
         of_jax.tunix_tokens(beta=0.04)._replace(
@@ -422,16 +434,18 @@ ADVANTAGES: dict[str, Row] = {
     "A*-PO, optimal values": Row((returns.soft_values,), soft_values, (of_trl.optimal_values(beta=0.5),), ()),
     "OPO advantages": Row((returns.opo_advantages,), opo, (of_torch.verl_advantages("opo"),), ()),
     "ReMax advantages": Row((returns.remax_advantages,), remax, (of_torch.verl_advantages("remax"),), ()),
-    "GPG advantages": Row((returns.gpg_advantages, returns.gpg_scale), groups(gpg), (of_torch.verl_advantages("gpg"),), ()),
-    "pass@k advantages": Row(
-        (returns.pass_at_k_advantages,), groups(returns.pass_at_k_advantages), (of_torch.verl_pass_at_k(scaled=True),), ()
-    ),
-    "max@k advantages": Row(
-        (returns.max_at_k_advantages,), groups(returns.max_at_k_advantages), (of_torch.verl_pass_at_k(scaled=False),), ()
-    ),
-    "REINFORCE++": Row(
-        (returns.reinforce_plus_plus_advantages,), reinforce_plus_plus, (of_torch.verl_reinforce_plus_plus(gamma=0.9),), ()
-    ),
+    "GPG advantages": Row((returns.gpg_advantages, returns.gpg_scale), groups(gpg), (
+        of_torch.verl_advantages("gpg"),
+    ), ()),
+    "pass@k advantages": Row((returns.pass_at_k_advantages,), groups(returns.pass_at_k_advantages), (
+        of_torch.verl_pass_at_k(scaled=True),
+    ), ()),
+    "max@k advantages": Row((returns.max_at_k_advantages,), groups(returns.max_at_k_advantages), (
+        of_torch.verl_pass_at_k(scaled=False),
+    ), ()),
+    "REINFORCE++": Row((returns.reinforce_plus_plus_advantages,), reinforce_plus_plus, (
+        of_torch.verl_reinforce_plus_plus(gamma=0.9),
+    ), ()),
     "REINFORCE++ with a baseline": Row(
         (returns.reinforce_plus_plus_baseline_advantages,), reinforce_plus_plus_baseline,
         (of_torch.verl_advantages("reinforce_plus_plus_baseline", tokens=True),), (),
@@ -441,7 +455,9 @@ ADVANTAGES: dict[str, Row] = {
         of_jax.rlax_gae(gamma=0.9, lambda_=0.8),
     ), ()),
     "discounted returns (0.9)": Row((returns.discounted_returns,), discounted, (of_jax.rlax_returns(),), ()),
-    "rewards less the price of KL": Row((rewards.kl_shaped_rewards,), shaped, (of_torch.verl_shaped(beta=0.05),), ()),
+    "rewards less the price of KL": Row((rewards.kl_shaped_rewards,), shaped, (
+        of_torch.verl_shaped(beta=0.05),
+    ), ()),
     "adapted price of KL": Row((losses.adapted_kl_coef,), kl_controller, (
         of_torch.verl_kl_controller(target=0.5, horizon=100, samples=8),
     ), ()),

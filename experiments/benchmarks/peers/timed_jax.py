@@ -35,7 +35,10 @@ def _entropy(a: Mapping[str, Any]) -> Any:
 
 
 def _gae(a: Mapping[str, Any]) -> Any:
-    values, estimate = jnp.pad(a["values"], ((0, 0), (0, 1))), _rlax("truncated_generalized_advantage_estimation")
+    values, estimate = (
+        jnp.pad(a["values"], ((0, 0), (0, 1))),
+        _rlax("truncated_generalized_advantage_estimation"),
+    )
     return jax.vmap(lambda r, d, v: estimate(r, d, 0.8, v))(a["token_rewards"], 0.9 * a["mask"], values)
 
 
@@ -47,7 +50,9 @@ def _discounted(a: Mapping[str, Any]) -> Any:
 def _bco(a: Mapping[str, Any]) -> Any:
     module = alone("easydel.trainers.binary_classifier_optimization_trainer._fn")
     liked = a["desirable"] > 0
-    return module.compute_bco_loss(a["chosen"], jnp.zeros_like(a["chosen"]), liked, ~liked, beta=0.1, delta=0.3)[0]
+    return module.compute_bco_loss(
+        a["chosen"], jnp.zeros_like(a["chosen"]), liked, ~liked, beta=0.1, delta=0.3
+    )[0]
 
 
 RLAX: dict[str, Case] = {

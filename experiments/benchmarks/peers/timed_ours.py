@@ -10,7 +10,8 @@ from prefjax import losses, returns
 from prefjax.types import Weighted
 
 Case = tuple[Callable[[Mapping[str, Any]], Any], tuple[str, ...]]
-RATIOS, LOGPS, AVERAGES = ("chosen", "rejected"), ("chosen_logp", "rejected_logp"), ("chosen_average", "rejected_average")
+RATIOS, LOGPS = ("chosen", "rejected"), ("chosen_logp", "rejected_logp")
+AVERAGES = ("chosen_average", "rejected_average")
 
 
 def of(names: tuple[str, ...], loss: Callable[..., Any], **settings: Any) -> Case:
@@ -44,12 +45,16 @@ def sequences(loss: Callable[..., Any], **settings: Any) -> Case:
     return mean, ("logps",)
 
 
-def averaged(names: tuple[str, ...], function: Callable[..., Any], moves: tuple[str, ...], **settings: Any) -> Case:
+def averaged(
+    names: tuple[str, ...], function: Callable[..., Any], moves: tuple[str, ...], **settings: Any
+) -> Case:
     """The mean over tokens."""
     return lambda a: Weighted.tokens(function(*(a[n] for n in names), **settings), a["mask"]).mean(), moves
 
 
-def plain_mean(names: tuple[str, ...], function: Callable[..., Any], moves: tuple[str, ...], **settings: Any) -> Case:
+def plain_mean(
+    names: tuple[str, ...], function: Callable[..., Any], moves: tuple[str, ...], **settings: Any
+) -> Case:
     """The mean over all places."""
     return lambda a: function(*(a[n] for n in names), **settings).mean(), moves
 
@@ -89,7 +94,8 @@ def _logits_to_logps(a: Mapping[str, Any]) -> Any:
 
 
 def _reinforce_from_logits(a: Mapping[str, Any]) -> Any:
-    return losses.reinforce_loss(_logits_to_logps(a), jnp.broadcast_to(a["advantages"][:, None], a["tokens"].shape)).mean()
+    advantages = jnp.broadcast_to(a["advantages"][:, None], a["tokens"].shape)
+    return losses.reinforce_loss(_logits_to_logps(a), advantages).mean()
 
 
 def _kl_cov(a: Mapping[str, Any]) -> Any:
@@ -102,11 +108,16 @@ def _kl_cov(a: Mapping[str, Any]) -> Any:
 
 
 def _truncated(a: Mapping[str, Any]) -> Any:
-    return losses.truncated_importance_weights(a["behaviour_logps"], a["sampler_logps"], max_weight=2.0) * a["mask"]
+    return (
+        losses.truncated_importance_weights(a["behaviour_logps"], a["sampler_logps"], max_weight=2.0)
+        * a["mask"]
+    )
 
 
 def _icepop(a: Mapping[str, Any]) -> Any:
-    weights = losses.masked_importance_weights(a["behaviour_logps"], a["sampler_logps"], min_weight=0.9, max_weight=1.1)
+    weights = losses.masked_importance_weights(
+        a["behaviour_logps"], a["sampler_logps"], min_weight=0.9, max_weight=1.1
+    )
     return weights * a["mask"]
 
 
@@ -130,7 +141,9 @@ def _ld_dpo(a: Mapping[str, Any]) -> Any:
 
 
 def _gdpo(a: Mapping[str, Any]) -> Any:
-    scores = returns.gdpo_scores(jnp.stack([a["rewards"], a["other_rewards"]], axis=-1), jnp.array([1.0, 0.5]))
+    scores = returns.gdpo_scores(
+        jnp.stack([a["rewards"], a["other_rewards"]], axis=-1), jnp.array([1.0, 0.5])
+    )
     return returns.gdpo_advantages(scores, returns.reward_standard_deviation(scores))
 
 

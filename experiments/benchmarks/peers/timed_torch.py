@@ -14,13 +14,14 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
-import torch.nn.functional as F  # noqa: N812  # TRL's lines have it by this name
+import torch.nn.functional as F  # TRL's lines have it by this name
 
 from experiments.benchmarks.peers.alone import alone, lines
 from experiments.benchmarks.peers.of_torch import _actor, _verl
 
 Case = tuple[Callable[[Mapping[str, Any]], Any], tuple[str, ...]]
-RATIOS, LOGPS, AVERAGES = ("chosen", "rejected"), ("chosen_logp", "rejected_logp"), ("chosen_average", "rejected_average")
+RATIOS, LOGPS = ("chosen", "rejected"), ("chosen_logp", "rejected_logp")
+AVERAGES = ("chosen_average", "rejected_average")
 
 
 def _compiled(body: list[ast.stmt]) -> types.CodeType:
@@ -59,7 +60,9 @@ def _dpo_trainer() -> Any:
     return DPOTrainer._compute_loss
 
 
-def trl_pair(loss_type: str, moves: tuple[str, ...] = RATIOS, divergence: str = "reverse_kl", **settings: Any) -> Case:
+def trl_pair(
+    loss_type: str, moves: tuple[str, ...] = RATIOS, divergence: str = "reverse_kl", **settings: Any
+) -> Case:
     fake = SimpleNamespace(
         **({"beta": 0.1, "label_smoothing": 0.1, "args": SimpleNamespace(discopop_tau=0.05)} | settings)
     )
@@ -91,7 +94,9 @@ def openrlhf_pair(**settings: Any) -> Case:
 
 def trl_free(loss_type: str, names: tuple[str, ...], **settings: Any) -> Case:
     """CPO's branches, of the difference of two log-probabilities, bent or not."""
-    fake = SimpleNamespace(**({"beta": 0.1, "label_smoothing": 0.1, "simpo_gamma": 0.5, "alpha": 0.0} | settings))
+    fake = SimpleNamespace(
+        **({"beta": 0.1, "label_smoothing": 0.1, "simpo_gamma": 0.5, "alpha": 0.0} | settings)
+    )
     fake.accelerator = SimpleNamespace(device="cpu")
 
     def mean(a: Mapping[str, Any]) -> Any:
@@ -110,7 +115,8 @@ def _odds_ratio(a: Mapping[str, Any]) -> Any:
     from trl.experimental.orpo import orpo_trainer
 
     method = orpo_trainer.ORPOTrainer.odds_ratio_loss
-    names = {"policy_chosen_logps": a[AVERAGES[0]], "policy_rejected_logps": a[AVERAGES[1]], "log1mexp": orpo_trainer.log1mexp}
+    names = dict(zip(("policy_chosen_logps", "policy_rejected_logps"), (a[n] for n in AVERAGES), strict=True))
+    names["log1mexp"] = orpo_trainer.log1mexp
     return -run(names, assignment(method, "log_odds"), assignment(method, "ratio"))["ratio"].mean()
 
 
@@ -127,7 +133,10 @@ def trl_kto(loss_type: str) -> Case:
             "self": fake, "completion_logps": a["chosen"], "bool_labels": liked, "kl": 0.3,
             "ref_chosen_logps": nothing, "ref_rejected_logps": nothing,
         }  # fmt: skip
-        codes = [assignment(method, name) for name in ("chosen_idx", "rejected_idx", "chosen_logps", "rejected_logps")]
+        codes = [
+            assignment(method, name)
+            for name in ("chosen_idx", "rejected_idx", "chosen_logps", "rejected_logps")
+        ]
         for i, name in enumerate(("chosen_logratios", "rejected_logratios")):
             codes.append(assignment(method, name))
             # The first of KTO's; of the other loss type each has one branch.
@@ -172,7 +181,9 @@ AVERAGE = {
 }  # fmt: skip
 
 
-def trl_tokens(test: str, *, average: str = "sequence", level: str = "token", epsilon_high: float = 0.2, **args: Any) -> Case:
+def trl_tokens(
+    test: str, *, average: str = "sequence", level: str = "token", epsilon_high: float = 0.2, **args: Any
+) -> Case:
     """GRPOTrainer's lines from the log-ratio to the mean."""
     settings = {"delta": None, "sapo_temperature_pos": 1.0, "sapo_temperature_neg": 1.05} | args
     settings |= {"vespo_k_pos": 2.0, "vespo_lambda_pos": 3.0, "vespo_k_neg": 3.0, "vespo_lambda_neg": 2.0}
@@ -205,7 +216,8 @@ def _gmpo(a: Mapping[str, Any]) -> Any:
     method = GMPOTrainer._compute_loss
     names = {
         "self": SimpleNamespace(epsilon_low=0.4, epsilon_high=0.4), "per_token_logps": a["logps"],
-        "old_per_token_logps": a["behaviour_logps"], "advantages": a["advantages"], "mask": a["mask"], "entropy_mask": None,
+        "old_per_token_logps": a["behaviour_logps"], "advantages": a["advantages"], "mask": a["mask"],
+        "entropy_mask": None,
     }  # fmt: skip
     steps = (
         "log_ratio", "clamped_log_ratio", "advantages_col", "clipped_log_ratio", "seq_mask", "log_importance_weights",
@@ -220,7 +232,11 @@ def trl_kl(*, corrected: bool) -> Case:
 
         method = GRPOTrainer._compute_loss
         fake = SimpleNamespace(args=SimpleNamespace(use_bias_correction_kl=corrected))
-        names = {"self": fake, "per_token_logps": a["logps"], "inputs": {"ref_per_token_logps": a["reference_logps"]}}
+        names = {
+            "self": fake,
+            "per_token_logps": a["logps"],
+            "inputs": {"ref_per_token_logps": a["reference_logps"]},
+        }
         if corrected:
             names["coef_1"] = torch.exp(a["logps"] - a["behaviour_logps"])
         kl = run(names, branch(method, "self.beta != 0.0"))["per_token_kl"]
@@ -244,7 +260,9 @@ def verl_tokens(name: str, average: str, **settings: Any) -> Case:
 
 def verl_kl(name: str) -> Case:
     def mean(a: Mapping[str, Any]) -> Any:
-        return _verl().agg_loss(_verl().kl_penalty(a["logps"], a["reference_logps"], name), a["mask"], "token-mean")
+        return _verl().agg_loss(
+            _verl().kl_penalty(a["logps"], a["reference_logps"], name), a["mask"], "token-mean"
+        )
 
     return mean, ("logps",)
 
@@ -279,7 +297,9 @@ def _wpo(a: Mapping[str, Any]) -> Any:
         "outputs": SimpleNamespace(log_sum_sq_probs=a["log_sum_squares"]),
     }  # fmt: skip
     method = _dpo_trainer()
-    steps = (assignment(method, name) for name in ("completion_lengths", "aligned_logps", "mean_logps", "weights"))
+    steps = (
+        assignment(method, name) for name in ("completion_lengths", "aligned_logps", "mean_logps", "weights")
+    )
     return run(names, *steps)["weights"]
 
 

@@ -36,7 +36,9 @@ def timed(
     return case
 
 
-def wanted(libraries: Mapping[str, Library], only: list[str]) -> dict[str, tuple[Callable[..., Any], tuple[str, ...]]]:
+def wanted(
+    libraries: Mapping[str, Library], only: list[str]
+) -> dict[str, tuple[Callable[..., Any], tuple[str, ...]]]:
     """Cases of the libraries that are here, under `LIBRARY: NAME`."""
     return {
         f"{library}: {name}": case for library, cases in libraries.items() if version(PACKAGES[library])
