@@ -55,7 +55,7 @@ def utility_at(kl: np.ndarray, utility: np.ndarray, wanted: float) -> float:
 def claims_of(
     found: Found, best: Mapping[str, np.ndarray], settings: Settings, marks: Sequence[int]
 ) -> list[Claim]:
-    """What card and papers say must show."""
+    """What derivation, an earlier run and papers say must show."""
     few, some, many = (place_of(settings, beta=0.5, pairs=n, flips=0.0) for n in (200, 2000, 20_000))
     noisy = place_of(settings, flips=0.2)
     dpo, ipo = found["sigmoid"], found["ipo"]
@@ -74,12 +74,12 @@ def claims_of(
     between = [float(np.subtract(*np.quantile(values, [0.75, 0.25]))) for values in (equal_beta, equal_kl)]
     return [
         Claim(
-            "sigmoid nears π₀ exp(u/β) as pairs grow: total variation at 200, 2,000, 20,000 (card: –, 0.43, 0.12)",
+            "sigmoid nears π₀ exp(u/β) as pairs grow: total variation at 200, 2,000, 20,000 (worked out before: –, 0.43, 0.12)",
             "; ".join(over_seeds(values, 2) for values in tv),
             bool(np.mean(tv[0]) > np.mean(tv[1]) > np.mean(tv[2]) and np.mean(tv[2]) < 0.2),
         ),
         Claim(
-            f"with 2,000 pairs it overshoots the KL of its optimum, {best['kl'][0]:.2f} here (card: 1.83 of 0.90)",
+            f"with 2,000 pairs it overshoots the KL of its optimum, {best['kl'][0]:.2f} here (before: 1.83 of 0.90)",
             over_seeds(over, 2),
             bool((over > 1.2 * best["kl"][0]).all()),
         ),
@@ -90,12 +90,12 @@ def claims_of(
         ),
         Claim("where IPO's solution stays: change of its KL", over_seeds(moved), bool((moved < 0.02).all())),
         Claim(
-            "20 % of labels flipped: robust, told so, recovers the utility of clean labels (card: 1.17 of 1.11)",
+            "20 % of labels flipped: robust, told so, recovers the utility of clean labels (before: 1.17 of 1.11)",
             f"{over_seeds(gain['robust'], 2)} of {over_seeds(clean, 2)}; sigmoid {over_seeds(gain['sigmoid'], 2)}",
             bool((gain["robust"] > gain["sigmoid"]).all() and np.mean(gain["robust"]) > 0.9 * np.mean(clean)),
         ),
         Claim(
-            "cDPO, told the same, is more careful than sigmoid: a shrinkage, no correction (KL; card: 0.13, 0.43)",
+            "cDPO, told the same, is more careful than sigmoid: a shrinkage, no correction (KL; before: 0.13, 0.43)",
             f"{over_seeds(spent['cdpo'], 2)}, {over_seeds(spent['sigmoid'], 2)}",
             bool((spent["cdpo"] < spent["sigmoid"]).all() and (gain["cdpo"] < gain["sigmoid"]).all()),
         ),
@@ -110,7 +110,7 @@ def claims_of(
 
 
 def caught(found: Found, best: Mapping[str, np.ndarray], place: int) -> list[Claim]:
-    """What the card's shape of DiscoPOP, with its local minimum at z = -0.12, means for a run that starts at π₀."""
+    """What the shape of DiscoPOP, with its local minimum at z = -0.12, means for a run that starts at π₀."""
     if "discopop" not in found:
         return []
     gained, start = found["discopop"]["utility"][place, :, -1], best["utility"][-1]

@@ -101,9 +101,12 @@ def ppo_clip_loss(
     ratio = _ratio(logps - jax.lax.stop_gradient(behaviour_logps))
     advantages = jax.lax.stop_gradient(advantages)
     # The sign of A says which of the two is the minimum.
-    better = jnp.minimum(ratio, 1 + epsilon_high)
-    worse = jnp.clip(ratio, 1 - epsilon_low, max_ratio)
-    return -jnp.where(advantages > 0, better, worse) * advantages
+    better = advantages > 0
+    bound = jnp.where(better, 1 + epsilon_high, 1 - epsilon_low)
+    ratio = jnp.where(jnp.where(better, ratio >= bound, ratio <= bound), bound, ratio)
+    if not (isinstance(max_ratio, float) and max_ratio == jnp.inf):
+        ratio = jnp.where(better, ratio, jnp.minimum(ratio, max_ratio))
+    return -ratio * advantages
 
 
 def cispo_loss(

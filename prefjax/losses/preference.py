@@ -226,6 +226,7 @@ def discopop_loss(
         "discopop_loss", chosen_logratio=chosen_logratio, rejected_logratio=rejected_logratio
     )
     z = beta * (chosen_logratio - rejected_logratio)
-    logistic = -jax.nn.sigmoid(-z / temperature) * log_sigmoid(z)
-    # One exponent: where z is very negative, μ underflows faster than e⁻ᶻ overflows.
-    return logistic + jnp.exp(log_sigmoid(z / temperature) - z)
+    t = z / temperature
+    # μ is e^min(t, 0) σ(|t|). One exponent: where z is very negative, μ underflows faster than e⁻ᶻ overflows.
+    exponential = jnp.exp(jnp.minimum(t, 0.0) - z) * jax.nn.sigmoid(jnp.abs(t))
+    return exponential - jax.nn.sigmoid(-t) * log_sigmoid(z)

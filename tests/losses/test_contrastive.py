@@ -1,4 +1,4 @@
-"""Contrastive preference learning against its card, its relatives, and the policy that it is to find."""
+"""Contrastive preference learning against numbers worked by hand, its relatives, and the policy that it is to find."""
 
 import itertools
 

@@ -129,7 +129,7 @@ KNOWN = {
         -0.2520743851,
         [-0.1694677217, -0.1694677217, 0, 0, 0.1281643900],
     ),
-    # |y| times GSPO's: its value from the card, its gradient by hand.
+    # |y| times GSPO's: its value and its gradient by hand.
     "luspo": (luspo, "sequences", WIDE, -1.1034086586, [-0.1781565176 * 3] * 3 + [0.125 * 2] * 2),
     "sapo": (
         sapo,

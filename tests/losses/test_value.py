@@ -8,7 +8,7 @@ import pytest
 from prefjax.losses import value_loss
 from prefjax.returns import generalized_advantage_estimation
 
-# The completion of the card: V' = (.5, .4, .6, .7), one reward of 1 at its end, γ = 1, λ = .95.
+# One completion: V' = (.5, .4, .6, .7), one reward of 1 at its end, γ = 1, λ = .95.
 BEHAVIOUR, VALUES = jnp.float32([0.5, 0.4, 0.6, 0.7]), jnp.float32([0.9, 0.3, 0.65, 0.75])
 RETURNS = BEHAVIOUR + generalized_advantage_estimation(
     jnp.float32([0, 0, 0, 1]), jnp.append(BEHAVIOUR, 0.0), jnp.ones(4), lambda_=0.95

@@ -1,4 +1,4 @@
-"""Ranking accuracy of policies and of the optimum: the card's batch, the theorem, its limits."""
+"""Ranking accuracy of policies and of the optimum: a batch worked by hand, the theorem, its limits."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""Trust in a judge of thinking, and rewards of thoughts: the numbers of the papers' cards, and their limits."""
+"""Trust in a judge of thinking, and rewards of thoughts: numbers worked by hand, and their limits."""
 
 import jax
 import jax.numpy as jnp

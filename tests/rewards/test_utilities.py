@@ -77,7 +77,7 @@ def test_a_cycle_is_as_probable_backwards_and_never_more_than_certain(one, two, 
 
 @pytest.mark.parametrize(("spread", "expected"), [(0.3, 0.022465), (1.0, 0.129354), (3.0, 0.226117)])
 def test_cycles_of_a_noisy_utility(spread, expected):
-    """Numbers of the card, by numerical integration; here by two hundred thousand triads."""
+    """Numbers by numerical integration; here by two hundred thousand triads."""
     means = jax.random.normal(jax.random.key(0), (3, 200_000))
     variances = jnp.full_like(means, spread**2)
     p = thurstone_probability(means, jnp.roll(means, -1, axis=0), variances, variances)

@@ -64,7 +64,7 @@ def in_jax(
         return Result(np.asarray(value), _flat(gradient, moves))
 
 
-def of_every(run: Callable[[Batch], Any], moves: tuple[str, ...]) -> Callable[[Batch], Any]:
+def of_every(run: Callable[[Batch], Any], moves: tuple[str, ...]) -> Callable[[dict[str, Any]], Any]:
     """Stacked batches to the values of all and their gradients by name."""
 
     def one(batch: dict[str, Any]) -> Any:
@@ -81,7 +81,8 @@ def in_torch(run: Callable[[Batch], Any], batches: Batch, moves: tuple[str, ...]
     import torch
 
     tensors = {name: torch.from_numpy(np.asarray(array)) for name, array in batches.items()}
-    values, gradients = [], {name: [] for name in moves}
+    values: list[np.ndarray] = []
+    gradients: dict[str, list[np.ndarray]] = {name: [] for name in moves}
     for i in range(len(tensors["logps"])):
         batch = {name: tensor[i] for name, tensor in tensors.items()}
         moved = [batch[name].clone().requires_grad_() for name in moves]
@@ -109,7 +110,7 @@ def apart(ours: Result, theirs: Result) -> Apart:
     """
     return Apart(
         _worst(_flat_values(ours.value), _flat_values(theirs.value)),
-        None if ours.gradient is None else _worst(ours.gradient, theirs.gradient),
+        None if ours.gradient is None or theirs.gradient is None else _worst(ours.gradient, theirs.gradient),
     )
 
 

@@ -52,3 +52,38 @@ WITHOUT_A_ROW: dict[str, str] = {
     "sample_win_rates": _PAPER,
     "step_sums": _DERIVED,
 }
+
+_SUM = "a sum, or a mean, of what is timed"
+_LOOP = "the other one loops over samples in Python"
+
+# Functions with a row that are not timed.
+WITHOUT_A_TIME: dict[str, str] = {
+    "adapted_kl_coef": "one number a step",
+    "clip_cov_loss": "`ppo_clip_loss` and a selection that verl draws at random",
+    "clip_cov_selection": "verl draws it at random in the middle of its loss",
+    "covariance_threshold": "timed within `kl_cov_loss`",
+    "entropy_bonus": "one product",
+    "entropy_threshold": "timed within `high_entropy_mask`",
+    "gdpo_scores": "timed within `gdpo_advantages`",
+    "gpg_advantages": _LOOP,
+    "gpg_scale": _LOOP,
+    "iterated_dpo_loss": _SUM,
+    "kl_shaped_rewards": "a product and a difference",
+    "kto_kl": _SUM,
+    "max_at_k_advantages": _LOOP,
+    "nash_md_loss": "the only other one is inside a training step, and another loss",
+    "opo_advantages": _LOOP,
+    "orpo_loss": _SUM,
+    "pass_at_k_advantages": _LOOP,
+    "reinforce_plus_plus_advantages": _LOOP,
+    "reinforce_plus_plus_baseline_advantages": _LOOP,
+    "remax_advantages": "one difference",
+    "reverse_kl_link": "the log-ratio itself",
+    "reward_standard_deviation": "timed within `batch_scaled_advantages`",
+    "soft_values": "one line of TRL's that is run once a prompt",
+    "token_covariances": "timed within `kl_cov_loss`",
+    "tpo_loss": _SUM,
+    "two_class_process_reward_loss": "`process_reward_loss` of a difference",
+    "xpo_loss": _SUM,
+    "xpo_term": _SUM,
+}

@@ -257,7 +257,7 @@ def liger_pair(
 
 
 def liger_dpo(loss_type: str, *, beta: float = 0.1, label_smoothing: float = 0.0) -> Peer:
-    settings = {"loss_type": loss_type, "beta": beta, "label_smoothing": label_smoothing}
+    settings: dict[str, Any] = {"loss_type": loss_type, "beta": beta, "label_smoothing": label_smoothing}
     return liger_pair("dpo_loss", "LigerFusedLinearDPOFunction", reference=True, **settings)
 
 

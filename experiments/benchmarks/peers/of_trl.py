@@ -287,7 +287,7 @@ def advantages(
 
         from experiments.benchmarks.peers.batches import GROUP
 
-        more = {} if scale_rewards is None else {"scale_rewards": scale_rewards}
+        more: dict[str, Any] = {} if scale_rewards is None else {"scale_rewards": scale_rewards}
         rewards, weights = batch["group_rewards"][:, None], torch.ones(1)
         if several == "normalize_then_sum":
             rewards = torch.stack([batch["group_rewards"], batch["scores"]], dim=1)

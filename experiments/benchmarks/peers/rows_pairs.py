@@ -200,7 +200,9 @@ def tpo(per_token: bool) -> Callable[[Batch], Any]:
 
 
 SMOOTH = 0.1
-IGNORED = "`label_smoothing` of the plain sigmoid loss is ignored, without a word: shown is `label_smoothing=0` on our side"
+IGNORED = (
+    "`label_smoothing` of the plain sigmoid loss is ignored, without a word: shown is `label_smoothing=0`"
+)
 dpo, smooth = pair(losses.dpo_loss, beta=BETA), pair(losses.dpo_loss, beta=BETA, label_smoothing=SMOOTH)
 
 PAIRS: dict[str, Row] = {

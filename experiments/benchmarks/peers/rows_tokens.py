@@ -26,7 +26,7 @@ def on_tokens(
 
     def mean(batch: Batch) -> Any:
         advantages = jnp.broadcast_to(batch["advantages"][:, None], batch["logps"].shape)
-        arguments = batch["logps"], batch["behaviour_logps"], advantages
+        arguments: tuple[Any, ...] = batch["logps"], batch["behaviour_logps"], advantages
         if loss is losses.gspo_token_loss:
             arguments += (batch["mask"],)
         return by(loss(*arguments, **settings), batch["mask"]).mean()
@@ -233,7 +233,7 @@ def reinforce_plus_plus_baseline(batch: Batch) -> Any:
 
 PLAIN = on_tokens(losses.ppo_clip_loss)
 DUAL = "dual clip is on, at 3, unless switched off: shown is `clip_ratio_c=1e9`"
-NO_DUAL = {"clip_ratio_c": 1e9}
+NO_DUAL: dict[str, Any] = {"clip_ratio_c": 1e9}
 EASYDEL_CLIP = (
     "where A < 0 it takes the maximum of the two surrogates, and so clips a token that has become likelier, and not "
     "the one that has become rarer: PPO's minimum is the other way round. No argument here reproduces it"

@@ -29,7 +29,7 @@ def linked(link: Callable[..., Any], **settings: Any) -> Case:
 def tokens(loss: Callable[..., Any], by: Any = Weighted.sequences, **settings: Any) -> Case:
     def mean(a: Mapping[str, Any]) -> Any:
         advantages = jnp.broadcast_to(a["advantages"][:, None], a["logps"].shape)
-        arguments = a["logps"], a["behaviour_logps"], advantages
+        arguments: tuple[Any, ...] = a["logps"], a["behaviour_logps"], advantages
         if loss is losses.gspo_token_loss:
             arguments += (a["mask"],)
         return by(loss(*arguments, **settings), a["mask"]).mean()
@@ -65,8 +65,11 @@ def advantages(estimate: Callable[..., Any]) -> Case:
 
 
 def _aot(a: Mapping[str, Any]) -> Any:
-    names = (*LOGPS, "chosen_reference", "rejected_reference")
-    return losses.aot_loss(*(a[n] for n in names), jnp.ones_like(a["chosen"]), beta=0.1).mean()
+    chosen, rejected, chosen_reference, rejected_reference = (
+        a[name] for name in (*LOGPS, "chosen_reference", "rejected_reference")
+    )
+    present = jnp.ones_like(chosen)
+    return losses.aot_loss(chosen, rejected, chosen_reference, rejected_reference, present, beta=0.1).mean()
 
 
 def _aot_unpaired(a: Mapping[str, Any]) -> Any:

@@ -26,7 +26,8 @@ def timed(
     clock = time.process_time if one_core else time.perf_counter
 
     def case() -> dict[str, Any]:
-        taken, found, begin = [], None, time.perf_counter()
+        taken: list[float] = []
+        found, begin = None, time.perf_counter()
         while len(taken) < 3 or time.perf_counter() - begin < MOMENT:
             start = clock()
             found = both()
