@@ -6,6 +6,7 @@
 Twenty contexts, ten answers each, reference logits and utilities from N(0, 1); pairs are drawn from the reference and
 labelled by Bradley-Terry, some labels flipped. The policy is a table of logits, the data a table of how often each
 answer beat each other one. Seeds, β, number of pairs and share of flips are swept in one program for each loss.
+"Before", in the report, are numbers of another program for such a world.
 """
 
 import time

@@ -74,7 +74,7 @@ def claims_of(
     between = [float(np.subtract(*np.quantile(values, [0.75, 0.25]))) for values in (equal_beta, equal_kl)]
     return [
         Claim(
-            "sigmoid nears π₀ exp(u/β) as pairs grow: total variation at 200, 2,000, 20,000 (worked out before: –, 0.43, 0.12)",
+            "sigmoid nears π₀ exp(u/β) as pairs grow: total variation at 200, 2,000, 20,000 (before: –, 0.43, 0.12)",
             "; ".join(over_seeds(values, 2) for values in tv),
             bool(np.mean(tv[0]) > np.mean(tv[1]) > np.mean(tv[2]) and np.mean(tv[2]) < 0.2),
         ),

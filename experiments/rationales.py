@@ -69,10 +69,13 @@ def draw_pairs(key, rule, n: int, chosen_long: float) -> Pairs:
     long = jax.random.bernoulli(length_key, chances).astype(jnp.float32)
     chosen = jnp.where(decides == 1, 1.0, bits[0])
     rejected = jnp.where(decides == 1, 0.0, bits[1])
-    with_length = [
-        jnp.concatenate([b, long[:, i : i + 1]], axis=-1) for i, b in enumerate((chosen, rejected))
-    ]
-    return Pairs(x, *with_length, k)
+    long_chosen, long_rejected = long[:, :1], long[:, 1:]
+    return Pairs(
+        x,
+        jnp.concatenate([chosen, long_chosen], axis=-1),
+        jnp.concatenate([rejected, long_rejected], axis=-1),
+        k,
+    )
 
 
 def init(key, hidden: int) -> dict[str, jax.Array]:

@@ -227,6 +227,6 @@ def discopop_loss(
     )
     z = beta * (chosen_logratio - rejected_logratio)
     t = z / temperature
-    # μ is e^min(t, 0) σ(|t|). One exponent: where z is very negative, μ underflows faster than e⁻ᶻ overflows.
-    exponential = jnp.exp(jnp.minimum(t, 0.0) - z) * jax.nn.sigmoid(jnp.abs(t))
+    # μ is σ(t), and eᵗ σ(-t). One exponent: where z is very negative, eᵗ underflows faster than e⁻ᶻ overflows.
+    exponential = jnp.exp(jnp.where(t < 0, t, 0.0) - z) * jax.nn.sigmoid(jnp.where(t < 0, -t, t))
     return exponential - jax.nn.sigmoid(-t) * log_sigmoid(z)

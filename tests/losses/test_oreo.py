@@ -87,7 +87,7 @@ def test_what_the_policy_did_not_write_is_skipped(garbage):
     np.testing.assert_allclose(beside, [0.5, 0.0], atol=1e-6)
 
 
-# --- A binary tree of depth two with a uniform reference: actions (L, L), (L, R), (R, L), (R, R), reward 1 for the first.
+# --- A binary tree of depth two with a uniform reference: actions LL, LR, RL, RR, reward 1 for the first.
 STATES, ACTIONS = jnp.array([[0, 1], [0, 1], [0, 2], [0, 2]]), jnp.array([[0, 0], [0, 1], [1, 0], [1, 1]])
 RETURNS = jnp.broadcast_to(jnp.float32([1, 0, 0, 0])[:, None], (4, 2))
 

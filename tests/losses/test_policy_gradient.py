@@ -229,7 +229,7 @@ def test_every_surrogate_starts_as_reinforce():
 @pytest.mark.parametrize("garbage", [0.0, 1e4, -1e4])
 @pytest.mark.parametrize("by", ["sequences", "tokens", "constant"])
 def test_what_is_in_the_padding_changes_nothing(by, garbage):
-    for name, (loss, _, settings, *_) in KNOWN.items():
+    for loss, _, settings, *_ in KNOWN.values():
         if loss in (ppo, cispo, sapo):
 
             def mean(new, loss=loss, settings=settings):
@@ -427,7 +427,11 @@ def test_which_corrections_are_exact_for_samples_of_another(world, name):
 @pytest.mark.parametrize(
     ("advantages", "factor"),
     # Leaving a sample out of its baseline is unbiased; not leaving it out shortens the gradient by (G - 1)/G.
-    [(rloo_advantages, 1.0), (dr_grpo_advantages, 0.5), (lambda r: remax_advantages(r, jnp.asarray(0.3)), 1.0)],
+    [
+        (rloo_advantages, 1.0),
+        (dr_grpo_advantages, 0.5),
+        (lambda r: remax_advantages(r, jnp.asarray(0.3)), 1.0),
+    ],
     ids=["rloo", "dr_grpo", "remax"],
 )
 def test_the_mean_gradient_over_groups_is_the_exact_one(world, surrogate, advantages, factor):

@@ -1,4 +1,4 @@
-"""TRL's other policy gradients, their masks and weights: tests/goldens/losses/make_trl_grpo_types.py, by its own code."""
+"""TRL's other policy gradients, their masks and weights, by its own code: goldens/losses/make_trl_grpo_types.py."""
 
 import json
 from functools import partial

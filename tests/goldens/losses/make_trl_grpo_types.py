@@ -219,7 +219,8 @@ def main() -> None:
         "losses": {name: short(values) for name, values in losses.items()},
         "gradients": {name: short(values) for name, values in gradients.items()},
         "gdpo": {
-            "rewards": [[None if math.isnan(r) else r for r in row] for row in rewards], "advantages": short(gdpo(rewards)),
+            "rewards": [[None if math.isnan(r) else r for r in row] for row in rewards],
+            "advantages": short(gdpo(rewards)),
         },
         "entropy": {"schedule": SCHEDULE, "coefficients": short(coefficients())},
     }  # fmt: skip
