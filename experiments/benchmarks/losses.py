@@ -130,7 +130,7 @@ find the same value. No accelerator was measured.
 
 Median: {median:.1f} times as fast; least: {least:.2f}. {slower}
 """
-NOISE = 0.05  # of a ratio, from run to run
+NOISE = 0.1  # of a ratio, from run to run
 
 
 def document(rows: Sequence[Sequence[str]], size: Size, config: Config, load: float) -> str:
@@ -143,7 +143,7 @@ def document(rows: Sequence[Sequence[str]], size: Size, config: Config, load: fl
         arguments="--one-core " if config.one_core else "", pairs=f"{size.pairs:,}", sequences=size.sequences,
         tokens=f"{size.tokens:,}", choices=size.choices, rounds=config.rounds, where=where,
         median=statistics.median(ratios), least=min(ratios),
-        slower=f"Slower: {', '.join(slower)}." if slower else "None is slower by more than the noise, 5 %.",
+        slower=f"Slower: {', '.join(slower)}." if slower else "None is slower by more than the noise, 10 %.",
     ).splitlines()  # fmt: skip
     lines += ["", f"| {' | '.join(HEAD)} |", "|---|" + "---|" * (len(HEAD) - 1)]
     lines += [f"| {' | '.join(row)} |" for row in rows]

@@ -45,11 +45,22 @@ def logistic_cross_entropy(
     Source: Good, "Rational Decisions", 1952; the second form, of half as many operations, is derived.
     """
     x, wrong = aligned("logistic_cross_entropy", x=x, wrong=one_each(wrong, x))
-    # Of the two sides the likelier one, or what is left of a small loss would be the rounding error of x.
-    other = wrong > 0.5
-    return jnp.where(other, 1 - wrong, wrong) * jnp.where(other, -x, x) - _log_sigmoid(
-        jnp.where(other, -x, x)
-    )
+    return _cross_entropy(x, wrong)
+
+
+@jax.custom_jvp
+def _cross_entropy(x, wrong):
+    # In this order: where ε is 0 or 1 and the loss small, what is large has cancelled exactly before it is added.
+    return wrong * x - jnp.minimum(x, 0.0) + jnp.log1p(jnp.exp(-jnp.abs(x)))
+
+
+@_cross_entropy.defjvp
+def _cross_entropy_slope(primals, tangents):
+    (x, wrong), (tangent, wrong_tangent) = primals, tangents
+    # From the likelier side, so that a small slope keeps its digits as well.
+    side = jnp.where(wrong > 0.5, 1.0, -1.0)
+    slope = side * (jax.nn.sigmoid(side * x) - jnp.where(wrong > 0.5, 1 - wrong, wrong))
+    return _cross_entropy(x, wrong), slope * tangent + x * wrong_tangent
 
 
 @jax.custom_jvp

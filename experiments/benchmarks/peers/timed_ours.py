@@ -234,7 +234,7 @@ OURS: dict[str, Case] = {
     "kl_penalty": (_kl_penalty, ("logps",)),
     "kl_exact": plain_mean(("logits", "reference_logits"), losses.kl_exact, ("logits",)),
     "entropy": plain_mean(("logits",), losses.entropy, ("logits",)),
-    "nll_loss, from logits": (lambda a: losses.nll_loss(_logits_to_logps(a)).mean(), ("logits",)),
+    "nll_loss": averaged(("logps",), losses.nll_loss, ("logps",)),
     "dft_loss": averaged(("logps",), losses.dft_loss, ("logps",)),
     "process_reward_loss": plain_mean(("values", "labels"), losses.process_reward_loss, ("values",)),
     "value_loss": plain_mean(("values", "old_values", "returns"), losses.value_loss, ("values",)),

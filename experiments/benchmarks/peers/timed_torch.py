@@ -327,8 +327,8 @@ def _dft(a: Mapping[str, Any]) -> Any:
     return run(names, *codes)["per_token_loss"].sum() / a["mask"].sum()
 
 
-def _cross_entropy(a: Mapping[str, Any]) -> Any:
-    return F.cross_entropy(a["logits"].flatten(0, 1), a["tokens"].flatten().long())
+def _sft(a: Mapping[str, Any]) -> Any:
+    return alone("openrlhf.models.loss", "openrlhf.models.utils").SFTLoss()(a["logps"], a["mask"])
 
 
 def _value_clipped(a: Mapping[str, Any]) -> Any:
@@ -400,6 +400,7 @@ TRL: dict[str, Case] = {
     "gdpo_advantages": trl_advantages("group", several=True),
 }  # fmt: skip
 OPENRLHF: dict[str, Case] = {
+    "nll_loss": (_sft, ("logps",)),
     "dpo_loss, smoothed": openrlhf_pair(beta=0.1, label_smoothing=0.1), "ipo_loss": openrlhf_pair(beta=0.1, ipo=True),
 }  # fmt: skip
 VERL: dict[str, Case] = {
@@ -413,7 +414,6 @@ TORCH: dict[str, Case] = {
     "best_versus_rest_loss": (lambda a: F.cross_entropy(a["items"], a["best"].long()), ("items",)),
     "listnet_loss": (lambda a: F.cross_entropy(a["items"], a["other_items"].softmax(-1)), ("items",)),
     "preference_degree_loss": (lambda a: F.cross_entropy(a["items"], a["grade"].long()), ("items",)),
-    "nll_loss, from logits": (_cross_entropy, ("logits",)),
     "process_reward_loss": (
         lambda a: F.binary_cross_entropy_with_logits(a["values"], a["labels"].float()), ("values",)
     ),

@@ -1,5 +1,6 @@
 """A case in a worker: value and gradient, again and again for a moment, and the least time that one took."""
 
+import ctypes
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -12,6 +13,7 @@ from experiments.benchmarks.peers.timed_arrays import Size, arrays
 from experiments.benchmarks.protocol import Task, read_task, serve
 
 MOMENT = 0.05  # seconds
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 PACKAGES = {
     "TRL": "trl", "verl": "verl", "OpenRLHF": "openrlhf", "EasyDeL": "easydel", "rlax": "rlax", "torch": "torch",
     "prefjax": "jax",
@@ -50,6 +52,9 @@ def wanted(
 def settled() -> Task:
     """The task; where it is for one core, on that core, before anybody counts cores to start threads."""
     task = read_task()
+    # Freed memory is kept, or what a case costs would depend on how large the buffers of the one before were.
+    for setting in (M_TRIM_THRESHOLD, M_MMAP_THRESHOLD):
+        ctypes.CDLL(None).mallopt(setting, 2**30)
     if task.options["one_core"]:
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     return task
