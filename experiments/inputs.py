@@ -10,8 +10,8 @@ import jax
 import numpy as np
 
 from experiments.problems import Shape, kinds_of
-from experiments.settings import Config
-from prefjax.align import FROM_DATA, PAIRED_LOSSES
+from experiments.settings import Config, settings_of
+from prefjax.align import FROM_DATA, LIMITS, PAIRED_LOSSES
 from prefjax.checks import require
 from prefjax.data import (
     LANGUAGE_MODELING,
@@ -116,20 +116,33 @@ def read_rows(config: Config, data: str, tokenizer: Any) -> Rows:
     )  # fmt: skip
     weights = tuple(float(source.weight or 0) for source in sources)
     found = Rows(records, rows, weights if sources[0].weight is not None else None)
-    asked = PAIRED_LOSSES[config.which_loss].columns if config.algorithm == "dpo" else ()
-    return found._replace(numbers={name: column_of(found, name) for name in sorted(asked)})
+    return found._replace(numbers=columns_of(found, config) if config.algorithm == "dpo" else {})
 
 
-def column_of(rows: Rows, name: str) -> np.ndarray:
-    """A column of numbers that a loss reads, for each token row; where no row has it, what the label alone says."""
-    tokens = rows.tokens
-    found = [row["extras"].get(name) for row in rows.originals(range(len(tokens.lines)))]
-    if all(value is None for value in found):
-        print(f'no column "{name}": every pair has {FROM_DATA[name]:g}.', file=sys.stderr)
-        return np.full(len(found), FROM_DATA[name], np.float32)
+def columns_of(rows: Rows, config: Config) -> dict[str, np.ndarray]:
+    """The columns of numbers that a loss reads; where no row has any, --loss-settings, or what the label alone says."""
+    asked = sorted(PAIRED_LOSSES[config.which_loss].columns)
+    extras = [row["extras"] for row in rows.originals(range(len(rows.tokens.lines)))] if asked else []
+    if any(name in row for row in extras for name in asked):
+        given = [name for name in asked if name in settings_of(config)]
+        require(
+            not given, "--loss-settings", f"{', '.join(given)}, and a column in {rows.tokens.source}",
+            "one of the two", "Leave the setting out.",
+        )  # fmt: skip
+        return {name: column_of(rows, name, [row.get(name) for row in extras]) for name in asked}
+    constant = {name: settings_of(config).get(name, FROM_DATA[name]) for name in asked}
+    for name, value in constant.items():
+        print(f'no column "{name}": every pair has {value:g}.', file=sys.stderr)
+    return {name: np.full(len(extras), value, np.float32) for name, value in constant.items()}
+
+
+def column_of(rows: Rows, name: str, found: list) -> np.ndarray:
+    """A column of numbers, for each token row."""
+    tokens, (low, high) = rows.tokens, LIMITS.get(name, (-math.inf, math.inf))
     values = np.zeros(len(found), np.float32)
     for i, value in enumerate(found):
-        good = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        good = isinstance(value, int | float) and not isinstance(value, bool) and low <= value <= high
+        good = good and math.isfinite(value)
         require(
             good, tokens.where(i), f'"{name}" is {value!r}', "a number, as in other rows",
             "Complete the column, or leave it out everywhere.",

@@ -55,7 +55,7 @@ def read_docstring(function: Callable) -> Docstring:
         "a Source among them", "Write it.",
     )  # fmt: skip
     summary, _, body = head.strip().partition("\n")
-    return Docstring(summary.strip(' "'), body.strip("\n"), sections)
+    return Docstring(summary.strip(), body.strip("\n"), sections)
 
 
 def _unwrapped(section: str) -> str:
@@ -301,7 +301,7 @@ def slope(loss: Callable) -> str:
     within = steepest(np.linspace(low, high, POINTS))
     far = max((steepest(x) for x in beyond), default=0.0)
     return (
-        "grows with x"
+        "without bound"
         if far > 1.5 * within
         else f"at most {max(within, far):.3g}" + " as drawn" * (not beyond)
     )
@@ -338,9 +338,12 @@ def _number(array: jax.Array) -> str:
 
 
 def data_of(loss: Callable) -> str:
-    names = " ".join(inspect.signature(loss).parameters)
+    parameters = inspect.signature(loss).parameters
+    if any("K" in _trailing(p.annotation) for p in parameters.values() if hasattr(p.annotation, "dim_str")):
+        return "lists" if "thresholds" not in parameters else "completions, grades"
+    names = " ".join(parameters)
     kinds = {
-        "chosen": "pairs", "swapped_score": "pairs", "desirable": "single, labelled",
+        "chosen": "pairs", "swapped_score": "pairs", "degree": "completions, degree", "desirable": "single, labelled",
         "advantages": "tokens, advantages",
         "labels": "steps, labelled", "preference": "samples, preference", "sample": "samples", "scores": "lists",
         "values": "tokens, returns", "reference_logps": "tokens", "logits": "distributions",
@@ -410,7 +413,8 @@ def index() -> str:
     """All losses in a table, a section a file; then what makes their inputs: returns and rewards."""
     parts = [
         "# Every loss",
-        "Made by `python -m experiments.loss_cards` from the docstrings and from running each function.",
+        "Made by `python -m experiments.loss_cards` from the docstrings and from running each function. Slopes are "
+        "measured at the settings that each card names, with β = 0.1 where there is one.",
     ]
     for file, functions in published(losses).items():
         parts.append(f"## {_titled(losses, file)}")

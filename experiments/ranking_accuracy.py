@@ -22,9 +22,8 @@ import numpy as np
 import optax
 import tyro
 
-from experiments.claims import Claim, conclude, over_seeds
+from experiments.claims import Claim, conclude, every, over_seeds, verdict
 from experiments.figures import STYLE
-from prefjax.evaluate import mean_interval
 from prefjax.losses import dpo_loss, ipo_loss
 from prefjax.rewards import (
     dpo_optimal_margin,
@@ -215,12 +214,14 @@ def main(config: Config) -> dict:
     draw(config.workdir / "figures" / "ranking_accuracy.png", config, fixed, traces, numbers)
     rows = [[name, *(f"{np.mean(numbers[f'{name}/{key}']):.3f}" for key in SUMMARY)] for name in WORLDS]
     flips = [
-        [f"{spread}", over_seeds(numbers[f"noisy/flipped at spread {spread}"])] for spread in WRONG_SPREADS
+        [f"{spread}", over_seeds(numbers[f"noisy/flipped at spread {spread}"], within=(0, 1))]
+        for spread in WRONG_SPREADS
     ]
     conclude(
         config.workdir,
         "Ranking accuracy of preference-learned policies",
         claims(numbers),
+        setting=f"{'--quick: ' if config.quick else ''}{seeds} seeds, {config.steps:,} steps",
         sections={
             "At the lowest held-out loss": markdown_table(["world", *SUMMARY], rows),
             "Wrong pairs turned round, by how wrong the reference is": TURNED.format(
@@ -315,17 +316,11 @@ def claims(numbers) -> list[Claim]:
         """A trace may stand still, or its best may be its end: then a seed has no correlation."""
         return np.asarray(values, np.float64)[np.isfinite(values)]
 
-    def show(values):
-        return over_seeds(known(values)) if len(known(values)) > 1 else "no number"
+    def share(name):
+        return over_seeds(numbers[name], within=(0, 1))
 
-    def of(name):
-        return show(numbers[name])
-
-    def low(values):
-        return mean_interval(known(values)).low if len(known(values)) > 1 else np.nan
-
-    def high(values):
-        return mean_interval(known(values)).high if len(known(values)) > 1 else np.nan
+    def correlated(values):
+        return over_seeds(known(values), within=(-1, 1))
 
     exact = np.concatenate([numbers[f"{name}/agreement with theorem 4.1"] for name in WORLDS])
     right = numbers["solved/right"]
@@ -338,7 +333,9 @@ def claims(numbers) -> list[Claim]:
     flipped = numbers["noisy/flipped at spread 3"]
     after = {g: numbers[f"γ = {g}, training pairs, after it"] for g in GAMMAS}
     before = numbers["γ = 1.0, training pairs, before the best win rate"]
+    before_held_out = numbers["γ = 1.0, held-out pairs, before the best win rate"]
     held_out = numbers["γ = 1.0, held-out pairs, after it"]
+    order = numbers["noisy/order of flips"]
     together = after[GAMMAS[-1]] - after[GAMMAS[0]]
     late = after[1.0]
     return [
@@ -361,37 +358,44 @@ def claims(numbers) -> list[Claim]:
         Claim(
             "trained policies stay 19-59 points below R*, the alignment gap (here held out, at the lowest loss)",
             f"noisy: {over_seeds(gap, 1)} points; clean: {over_seeds(clean_gap, 1)}",
-            bool(low(gap) >= 19),
+            verdict(gap, above=19),
         ),
         Claim(
-            "early on rewards rank right and the policy does not (rewards' accuracy is another metric)",
+            "early on rewards rank right and the policy does not (accuracies at least 0.1 apart)",
             "; ".join(
-                f"{name}: {of(f'{name}/early reward accuracy')} against {of(f'{name}/early ranking accuracy')}"
-                for name in WORLDS
+                f"{name}: {over_seeds(apart)} apart, {share(f'{name}/early reward accuracy')} against"
+                f" {share(f'{name}/early ranking accuracy')}"
+                for name, apart in zip(WORLDS, early, strict=True)
             ),
-            bool(min(map(low, early)) > 0.1),
+            every(*(verdict(apart, above=0.1) for apart in early)),
         ),
         Claim(
             "fewer than 10 % of the pairs that the reference has wrong are turned round at the lowest held-out loss",
-            f"noisy, c of 4 nats: {show(flipped)}; c ten times as large: {of('noisy/flipped at spread 30')}",
-            bool(high(flipped) < 0.1),
+            f"noisy, c of 4 nats: {share('noisy/flipped at spread 3')}; c ten times as large:"
+            f" {share('noisy/flipped at spread 30')}",
+            verdict(0.1 - flipped),
         ),
         Claim(
             "the larger c, the later a pair is turned round; the hardest last",
-            f"rank correlation {of('noisy/order of flips')}; turned at the lowest held-out loss: easiest tenth"
-            f" {of('noisy/easiest tenth')}, hardest {of('noisy/hardest tenth')}",
-            bool(low(numbers["noisy/order of flips"]) > 0 and low(tenths) > 0),
+            f"rank correlation {correlated(order)}; turned at the lowest held-out loss: {over_seeds(tenths)} more of"
+            f" the easiest tenth, {share('noisy/easiest tenth')}, than of the hardest, {share('noisy/hardest tenth')}",
+            every(verdict(order), verdict(tenths)),
         ),
         Claim(
-            "win rate and ranking accuracy rise together near the reference and then part (training pairs)",
-            f"correlation {show(before)}, then {show(late)}, of held-out pairs"
-            f" {show(held_out)}; the win rate falls by {of('win rate, best less last')}",
-            bool(low(before) > 0 and high(late) < 0),
+            "win rate and ranking accuracy rise together near the reference and then part: training pairs only",
+            f"correlation {correlated(before)}, then {correlated(late)}, while the win rate falls by no more than"
+            f" {over_seeds(numbers['win rate, best less last'], within=(0, 1))}",
+            every(verdict(known(before)), verdict(-known(late))),
+        ),
+        Claim(
+            "… and held-out pairs",
+            f"correlation {correlated(before_held_out)}, then {correlated(held_out)}",
+            every(verdict(known(before_held_out)), verdict(-known(held_out))),
         ),
         Claim(
             "a larger γ keeps them together",
-            f"late correlation at γ = 2 less that at γ = 0: {show(together)}",
-            bool(low(together) > 0),
+            f"late correlation at γ = 2 less that at γ = 0: {over_seeds(known(together))}",
+            verdict(known(together)),
         ),
     ]
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Literal, get_args
 
-from prefjax.align import PAIRED_LOSSES, UNPAIRED_LOSSES, LossType, clip_range
+from prefjax.align import PAIRED_LOSSES, UNPAIRED_LOSSES, LossType, check_loss_settings, clip_range
 from prefjax.checks import refuse, require
 from prefjax.policy import LORA_TARGETS, LoraConfig
 
@@ -404,6 +404,11 @@ def _check_pairs(config: Config) -> None:
     if config.algorithm != "dpo":
         return
     paired = PAIRED_LOSSES[config.which_loss]
+    check_loss_settings(paired, settings_of(config))
+    _require(
+        config.which_loss != "exo_pair" or config.label_smoothing > 0, "label_smoothing", config.label_smoothing,
+        "more than 0 for exo_pair, whose loss is infinite there; 1e-3, say",
+    )  # fmt: skip
     differences = [name for name, one in PAIRED_LOSSES.items() if one.of_difference]
     _require(
         not other or paired.of_difference, "f_divergence", f"{config.f_divergence} with {config.which_loss}",

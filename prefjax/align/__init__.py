@@ -23,9 +23,11 @@ from prefjax.align.packed import add_packed_reference as add_packed_reference
 from prefjax.align.packed import packed_paired_objective as packed_paired_objective
 from prefjax.align.packed import packed_sft_objective as packed_sft_objective
 from prefjax.align.paired_losses import FROM_DATA as FROM_DATA
+from prefjax.align.paired_losses import LIMITS as LIMITS
 from prefjax.align.paired_losses import PAIRED_LOSSES as PAIRED_LOSSES
 from prefjax.align.paired_losses import PairedLoss as PairedLoss
 from prefjax.align.paired_losses import call_by_name as call_by_name
+from prefjax.align.paired_losses import check_loss_settings as check_loss_settings
 from prefjax.align.paired_losses import loss_at_start as loss_at_start
 from prefjax.align.paired_losses import paired_terms as paired_terms
 from prefjax.align.pairs import add_mean_length as add_mean_length

@@ -74,6 +74,12 @@ ADDED_BY = {
 # Numbers that only the data can know of a pair, and what stands for them where it does not say: the label itself, of
 # which the chosen completion always wins; the offset of a reward that is higher by 1.
 FROM_DATA = {"offset": 1.0, "chosen_win_rate": 1.0, "rejected_win_rate": 0.0}
+# Where settings make sense, by their docstrings.
+LIMITS = {
+    "discount": (0.0, 1.0), "bias": (0.0, 1.0), "gamma": (0.0, jnp.inf), "penalty": (0.0, jnp.inf),
+    "delta": (0.0, jnp.inf), "likelihood": (0.0, jnp.inf), "min_beta": (0.0, jnp.inf), "temperature": (1e-6, jnp.inf),
+    "chosen_win_rate": (0.0, 1.0), "rejected_win_rate": (0.0, 1.0),
+}  # fmt: skip
 OF_TOKENS = {"logps", "reference_logps", "mask", "kl"}  # what a sum over the completion does not say
 # Where π = π₀ these are the same for both policies, or 0, and a loss that reads nothing else has a known value.
 KNOWN_AT_START = {"logratio", "logp", "reference_logp", "logps", "reference_logps", "mask", "kl"}
@@ -116,6 +122,21 @@ class PairedLoss(NamedTuple):
         """Numbers that only the data can know of a pair."""
         asked = inspect.signature(self.loss).parameters
         return frozenset(asked) & frozenset(FROM_DATA)
+
+    @property
+    def settings(self) -> frozenset[str]:
+        """Numbers of a run that the loss reads, beside β and label smoothing."""
+        asked = set(inspect.signature(self.loss).parameters) | {"likelihood"}
+        made: set[str] = set()
+        statistics = self.statistics
+        if statistics is not None:
+            asked |= set(inspect.signature(statistics).parameters)
+            one = jnp.ones(1)
+            given = {"chosen_logratio": one, "rejected_logratio": one, "mask": one, "beta": 1.0}
+            made = set(jax.eval_shape(lambda: call_by_name(statistics, **given)))
+        not_numbers = {"beta", "label_smoothing", "mask", "target_logp", *made}
+        sides = {name for name in asked if name.split("_", 1)[0] in SIDES and name not in FROM_DATA}
+        return frozenset(asked - not_numbers - sides)
 
     @property
     def of_tokens(self) -> frozenset[str]:
@@ -234,15 +255,8 @@ def checked_terms(
         link is None or paired.of_difference, "paired_objective", "the link of an f-divergence",
         "a loss of ρ⁺ - ρ⁻ alone: it is known but for a constant", "Leave it out, or choose sigmoid.",
     )  # fmt: skip
+    check_loss_settings(paired, settings)
     likelihood = settings.pop("likelihood", paired.likelihood)
-    taken = set(inspect.signature(paired.loss).parameters)
-    if paired.statistics is not None:
-        taken |= set(inspect.signature(paired.statistics).parameters)
-    for name in settings:
-        require(
-            name in taken, "paired_objective", f"a setting {name!r}",
-            f"this loss has {', '.join(sorted(taken))}", "Leave it out, or choose another loss.",
-        )  # fmt: skip
     numbers: dict[str, Any] = {
         "beta": beta,
         "label_smoothing": label_smoothing,
@@ -251,6 +265,23 @@ def checked_terms(
         **settings,
     }
     return partial(paired_terms, paired, **numbers)
+
+
+def check_loss_settings(paired: PairedLoss, settings: Mapping[str, float]) -> None:
+    """Raises: InputError for a setting that the loss does not have, or a number for which it is not defined."""
+    for name, value in settings.items():
+        require(
+            name in paired.settings, "loss settings", f"a setting {name!r}",
+            f"one of {', '.join(sorted(paired.settings))}", "Leave it out, or choose another loss.",
+        )  # fmt: skip
+        low, high = LIMITS.get(name, (-jnp.inf, jnp.inf))
+        require(
+            low <= value <= high,
+            "loss settings",
+            f"{name} is {value:g}",
+            f"{low:g} to {high:g}",
+            "Choose another.",
+        )
 
 
 def paired_terms(

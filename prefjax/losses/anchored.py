@@ -58,7 +58,7 @@ def apo_down_loss(
 
     Returns: a loss in (0, 2) for each pair; 1 where π = π₀.
     Raises: InputError where the shapes differ.
-    Range: everywhere; slope at most β/4 in ρ⁻, β/2 in ρ⁺, and it vanishes far from π₀.
+    Range: everywhere; slope at most β/4, and it vanishes far from π₀.
     Optimum: none: both completions drift downwards, ever more slowly.
     Relatives: its second half is 1 - e^(-DPO), the probability that a sample of the implied preference is wrong,
       where `dpo_loss` has its surprise.

@@ -42,7 +42,7 @@ def bco_loss(
     """
     logratio, desirable = aligned("bco_loss", logratio=logratio, desirable=desirable)
     logit = beta * logratio - jax.lax.stop_gradient(shift)
-    return -log_sigmoid(jnp.where(desirable != 0, logit, -logit))
+    return -log_sigmoid(jnp.where(desirable > 0, logit, -logit))
 
 
 def bco_shift(

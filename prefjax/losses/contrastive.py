@@ -33,8 +33,8 @@ def cpl_loss(
       rejected_mask: the same of the other segment.
       temperature: α > 0 of maximum-entropy control, in advantage per nat; the paper's is 0.1, with KL 0.2.
       discount: γ in [0, 1]. The paper writes it, its code has 1.
-      bias: λ in (0, 1], on the rejected segment; the paper's is 0.5, with KL 0.75. Below 1 it also pulls up the
-        likelihood of both segments: of policies that differ by a constant factor it prefers the likelier one.
+      bias: λ in (0, 1], on the rejected segment; the paper's is 0.5, with KL 0.75. Below 1 the level
+        counts as well: of policies that differ by a constant factor it prefers the likelier one.
 
     Returns: a loss in nats for each pair; log 2 where S⁺ = λS⁻. A tie is half the sum of the losses of both orders.
     Raises: InputError where the shapes differ.

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, Shaped
 
 from prefjax.losses.policy_gradient import MAX_LOG_RATIO, ppo_clip_loss
-from prefjax.rewards.arrays import aligned
+from prefjax.rewards.arrays import aligned, rounded_down
 from prefjax.rewards.ordering import kth_smallest
 from prefjax.types import Scalar
 
@@ -80,7 +80,8 @@ def kl_cov_loss(
     Raises: InputError where the shapes differ.
     Range: finite everywhere; log-ratios beyond ±20 count as ±20 in ρ, without gradient. The price has slope c, and
       0 at ρ = 1.
-    Optimum: on a fixed batch none where c < ρ|A|; a token with c > |A| stays where it was.
+    Optimum: on a fixed batch, a token with c > |A| stays where it was; with less, ρ = c/|A| where A < 0, and none
+      where A > 0.
     Relatives: with nothing selected, or c = 0, it is `ppo_clip_loss` without a clip.
     Elsewhere: verl's "kl_cov" selects the 0.0002 of tokens with the largest covariance.
     Source: Cui et al., "The Entropy Mechanism of Reinforcement Learning for Reasoning Language Models", 2025
@@ -147,7 +148,7 @@ def covariance_threshold(
     """
     covariances, mask = aligned("covariance_threshold", covariances=covariances, mask=mask)
     count = jnp.sum(mask != 0)
-    place = jnp.maximum(jnp.floor(fraction * count).astype(int), 1) - 1
+    place = jnp.maximum(rounded_down(fraction * count), 1) - 1
     largest = -kth_smallest(jnp.where(mask != 0, -covariances, jnp.inf), place)
     return jnp.where(count > 0, largest, jnp.inf)
 
@@ -185,5 +186,5 @@ def clip_cov_selection(
     # A place in line for each: the first k in line are selected.
     order = jnp.where(eligible, jax.random.uniform(key, covariances.shape), jnp.inf)
     place = jnp.argsort(jnp.argsort(order, axis=None)).reshape(covariances.shape)
-    count = jnp.maximum(jnp.floor(fraction * jnp.sum(mask != 0)).astype(int), 1)
+    count = jnp.maximum(rounded_down(fraction * jnp.sum(mask != 0)), 1)
     return (eligible & (place < count)).astype(covariances.dtype)

@@ -130,7 +130,7 @@ def dno_prct_pairs(
 ) -> Float[Array, "*batch K K"]:
     """The pairs that DNO-Prct trains on: the chosen one is good, and better by a margin.
 
-        pairᵢⱼ = mᵢ mⱼ [sᵢ >= s_min] [sᵢ - sⱼ >= δᵢ],   δ = 2 of the teacher's completions, 1 of the policy's
+        pairᵢⱼ = mᵢ mⱼ [i ≠ j] [sᵢ >= s_min] [sᵢ - sⱼ >= δᵢ],   δ = 2 of the teacher's completions, 1 of the policy's
 
     Teacher over student, student over teacher, student over student: all are admitted.
 
@@ -146,8 +146,8 @@ def dno_prct_pairs(
       `jnp.argwhere(…, size=…, fill_value=…)` makes a batch of it.
     Raises: InputError where the shapes differ.
     Range: everywhere.
-    Elsewhere: with `teacher_margin=0`, `student_margin=inf` the teacher is always chosen, the paper's DNO-Restrictive
-      (and, without a minimum, SPIN).
+    Elsewhere: with `student_margin=inf` only the teacher is ever chosen, the paper's DNO-Restrictive; with
+      `teacher_margin=-inf` and without a minimum, always: SPIN.
     Source: Rosset et al., "Direct Nash Optimization", 2024, section 5.1 (arXiv:2404.03715).
     """
     scores, teacher, mask = aligned("dno_prct_pairs", scores=scores, teacher=teacher, mask=mask)

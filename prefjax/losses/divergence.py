@@ -59,7 +59,7 @@ def kl_k2(logps: Float[Array, "*batch"], reference_logps: Float[Array, "*batch"]
     Raises: InputError where the shapes differ.
     Range: a square: the slope |k| grows with the log-ratio.
     Optimum: on-policy π₀: its gradient's mean is ∇KL(π‖π₀).
-    Relatives: the mean gradient of `kl_penalty` and of `kl_exact`; the value agrees with `kl_k3` to third order in k.
+    Relatives: the mean gradient of `kl_penalty` and of `kl_exact`; the value is that of `kl_k3` up to k³/6.
     Elsewhere: verl's "k3+" has the value of `kl_k3` with this gradient.
     Source: Schulman, "Approximating KL Divergence", 2020; the gradient is derived.
     """

@@ -22,7 +22,7 @@ def xpo_term(sample_logp: Float[Array, "*batch"], *, alpha: Scalar) -> Float[Arr
     Returns: a term for each sample, added to a loss on pairs.
     Raises: nothing.
     Range: everywhere; slope α. Unbounded below.
-    Optimum: none: it drifts, so it needs few steps or a small α.
+    Optimum: none by itself; beside `dpo_loss`, a finite one for small α where labels disagree on every pair of answers.
     Relatives: `vpo_term` with α there times its β equal to α here, up to a constant.
     Source: Xie et al., "Exploratory Preference Optimization", 2024, algorithm 1 (arXiv:2405.21046).
     """
@@ -55,7 +55,8 @@ def xpo_loss(
     Returns: a loss in nats for each pair; log 2 + α log π₀(ỹ|x) where π = π₀.
     Raises: InputError where the shapes differ.
     Range: everywhere; slope at most β in the log-ratios, α in log π(ỹ|x).
-    Optimum: none on a fixed set of pairs, where the term is unbounded below; online, with α falling, that of DPO.
+    Optimum: for small α near that of DPO, where every answer is compared and labels disagree; none where an answer
+      outside the pairs can take the mass, or α is large. Online, with α falling, that of DPO.
     Relatives: with α = 0 `dpo_loss`; otherwise that plus `xpo_term`.
     Elsewhere: TRL's XPO; its α may be a list, one an epoch.
     Source: Xie et al., "Exploratory Preference Optimization", 2024, algorithm 1 (arXiv:2405.21046).
@@ -90,7 +91,8 @@ def vpo_term(
       number.
     Raises: nothing.
     Range: everywhere; slope |α|β. For α > 0 unbounded below.
-    Optimum: with `dpo_loss`, for α < 0 a finite one even where labels never disagree; for α > 0 none, it drifts.
+    Optimum: with `dpo_loss`, for α < 0 a finite one even where labels never disagree; for α > 0 a
+      finite one only while α is small, every answer is compared and labels disagree; it drifts otherwise.
     Relatives: `xpo_term` for α > 0 and samples of π₀, up to a constant. For α < 0 and chosen completions it is the
       likelihood term of `iterated_dpo_loss`, of sums, up to a constant.
     Source: Cen et al., "Value-Incentivized Preference Optimization", 2024 (arXiv:2405.19320); the closed form

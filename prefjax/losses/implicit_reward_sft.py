@@ -45,8 +45,8 @@ def chi_square_sft_loss(
       exp(2/β) where V = 0. Log-ratios of ±1e4 are fine.
     Optimum: with V at its best, argmin of D(π‖π_E) + β KL(π‖π₀), D = Σ π_E (π/π_E - 1)²: between demonstrator and
       reference.
-    Relatives: with V = -mean u over the demonstrations of a prompt its mean is -(mean u - Var(u)/4). Its slope at
-      r = 0 is that of β `nll_loss`, and `hellinger_sft_loss` and `jensen_shannon_sft_loss` share it.
+    Relatives: with u = βρ and V = -mean u over the demonstrations of a prompt its mean is -(mean u - Var(u)/4). Its
+      slope at r = 0 is that of β `nll_loss`, and `hellinger_sft_loss` and `jensen_shannon_sft_loss` share it.
     Source: Wang et al., "Implicit Reward as the Bridge: A Unified View of SFT and DPO Connections", 2025
       (arXiv:2507.00018), rederived from its claim; its own scaling may differ.
     """

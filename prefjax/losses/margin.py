@@ -90,7 +90,7 @@ def length_regularised_dpo_loss(
         chosen_length=chosen_length,
         rejected_length=rejected_length,
     )
-    offset = -alpha * (chosen_length - rejected_length)
+    offset = -alpha * (chosen_length - rejected_length).astype(chosen_logratio.dtype)
     return odpo_loss(chosen_logratio, rejected_logratio, beta=beta, offset=offset)
 
 

@@ -42,9 +42,10 @@ def truncated_importance_weights(
     Returns: weights without unit, without gradient; 1 where both agree.
     Raises: InputError where the shapes differ.
     Range: finite everywhere: log-ratios beyond ±20 count as ±20.
-    Relatives: without truncation (w_max = ∞) the policy gradient under these weights is the exact one;
-      with it the bias is that of the sequences cut off, and the variance is bounded. `masked_importance_weights`
-      leaves such tokens out.
+    Relatives: of sums over sequences, without truncation (w_max = ∞), the policy gradient under these weights is the
+      exact one; with it the bias is that of the sequences cut off, and the variance is bounded. Weights of tokens
+      leave out that prefixes, too, were drawn from μ: never exact, and much less noisy.
+      `masked_importance_weights` leaves out what is cut off here.
     Elsewhere: TRL's `vllm_importance_sampling_mode` "token_truncate" and "sequence_truncate" with
       `vllm_importance_sampling_clip_max`, 3; verl's rollout correction.
     Source: Ionides, "Truncated Importance Sampling", 2008; for samplers that are not the trainer: Yao et al.,

@@ -28,7 +28,7 @@ def rationale_term(rationale_logp: Float[Array, "*batch"], *, gamma: Scalar) -> 
     Raises: nothing.
     Range: everywhere; slope γ.
     Optimum: the distribution of rationales.
-    Relatives: with γ = 0 nothing is added. `rationale_sigmoid_term` is between γ/2 and γ as steep.
+    Relatives: with γ = 0 nothing is added. `rationale_sigmoid_term` is half as steep to as steep.
     Source: Just et al., "Data-Centric Human Preference Optimization with Rationales", 2024 (arXiv:2407.14477).
     """
     (rationale_logp,) = aligned("rationale_term", rationale_logp=rationale_logp)

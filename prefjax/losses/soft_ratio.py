@@ -88,11 +88,11 @@ def vespo_loss(
 
     Returns: a surrogate for each token.
     Raises: InputError where the shapes disagree.
-    Range: finite everywhere; a token's log-ratio beyond ±20 counts as ±20, and log w below log 1e-8 as that. The
-      slope is at most (k/λ)ᵏ exp(λ - k) |A|: 1.21|A| for A >= 0, 1.24|A| for A < 0.
+    Range: finite everywhere; a token's log-ratio beyond ±20 counts as ±20, log w beyond 20 as 20, and
+      below log 1e-8 as that. The slope is at most (k/λ)ᵏ exp(λ - k) |A|: 1.21|A| for A >= 0, 1.24|A| for A < 0.
     Optimum: on a fixed batch none; with fresh samples at w = 1, that of `reinforce_loss`.
     Relatives: at w = 1 the gradient is that of `reinforce_loss`; with λ = 0 and k = 1 it weighs tokens by the ratio of
-      their whole sequence, which is exact off-policy.
+      their whole sequence, which is exact off-policy up to w = e²⁰.
     Elsewhere: TRL averages over the tokens of a step (`Weighted.tokens`). It multiplies w by the truncated weights of
       `truncated_importance_weights` for tokens; without truncation that is the sampler's own log π_b here.
     Source: Shen et al., "VESPO", 2026 (arXiv:2602.10693).

@@ -8,7 +8,7 @@ from prefjax.types import Scalar
 
 
 def unlikelihood_loss(logps: Float[Array, "*batch T"]) -> Float[Array, "*batch T"]:
-    """The log-likelihood of not saying a token.
+    """Minus the log-likelihood of not saying a token.
 
         lossₜ = -log(1 - π(cₜ | x, y₍<ₜ₎))
 

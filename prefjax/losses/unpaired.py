@@ -48,7 +48,7 @@ def kto_loss(
     logratio, desirable = aligned("kto_loss", logratio=logratio, desirable=desirable)
     z = beta * (logratio - jax.lax.stop_gradient(jnp.maximum(kl, 0.0)))
     gain, pain = jax.nn.sigmoid(-z), jax.nn.sigmoid(z)
-    return jnp.where(desirable != 0, desirable_weight * gain, undesirable_weight * pain)
+    return jnp.where(desirable > 0, desirable_weight * gain, undesirable_weight * pain)
 
 
 def kto_kl(

@@ -28,7 +28,8 @@ def grpo_advantages(
 
     Returns: advantages without unit.
     Raises: nothing.
-    Range: at most (G - 1)/√G for ddof = 1, √(G - 1) for 0; a gap of rewards far below ε gives gap/ε.
+    Range: at most (G - 1)/√G for ddof = 1, √(G - 1) for 0; a gap of two rewards far below ε gives
+      half of gap/ε.
     Relatives: a positive factor and a constant in the rewards change nothing, up to ε. Two samples of different
       rewards get ±0.71, or ±1 with ddof = 0, whatever their gap. `dr_grpo_advantages` leaves s out.
     Elsewhere: ddof is 1 in TRL, verl, OpenRLHF and Tunix, 0 in EasyDeL and open-instruct; the paper does not say. ε is

@@ -61,7 +61,7 @@ def reinforce_plus_plus_baseline_advantages(
     Returns: advantages without unit for each token, 0 where the mask is, and where the reward is nan.
     Raises: InputError where the shapes disagree.
     Range: finite; 0 where in no group rewards differ.
-    Relatives: where all samples are as long, `batch_scaled_advantages` with s over centred rewards.
+    Relatives: where all samples are as long, and with ddof = 0, `batch_scaled_advantages` with s over centred rewards.
     Elsewhere: verl's "reinforce_plus_plus_baseline"; OpenRLHF's too.
     Source: Hu et al., "REINFORCE++", 2025 (arXiv:2501.03262).
     """

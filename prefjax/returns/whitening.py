@@ -45,4 +45,6 @@ def whitened(
     least = jnp.min(jnp.where(present, values, jnp.inf), initial=jnp.inf)
     centred = jnp.where(most > least, centred, 0.0)
     variance = jnp.sum(centred**2) / jnp.maximum(count - ddof, 1)
-    return centred / jnp.sqrt(variance + epsilon)
+    # Without ε, of equal values: 0/0 is 0.
+    scale = variance + epsilon
+    return centred / jnp.sqrt(jnp.where(scale == 0, 1.0, scale))

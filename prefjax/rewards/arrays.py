@@ -25,6 +25,11 @@ def one_each(value: Scalar | Float[Array, "..."], like: Float[Array, "..."]) -> 
     return jnp.full(jnp.shape(like), value) if jnp.ndim(value) == 0 else jnp.asarray(value)
 
 
+def rounded_down(x: Shaped[Array, ""] | Scalar) -> Shaped[Array, ""]:
+    """⌊x⌋ of a share of a number, which rounding may have left just below the whole number that it is."""
+    return jnp.floor(jnp.asarray(x, jnp.float32) * (1 + 1e-6)).astype(int)
+
+
 def _wide(array: Shaped[Array, "*any"]) -> Float[Array, "*any"]:
     # bfloat16 keeps two to three digits, and log-probabilities of hundreds of nats are to be subtracted.
     return jnp.asarray(array, jnp.promote_types(jnp.result_type(array), jnp.float32))

@@ -173,4 +173,4 @@ def length_penalised_rewards(
     Source: Fu et al., "Reward Shaping to Mitigate Reward Hacking in RLHF", 2025, code (arXiv:2502.18770).
     """
     rewards, lengths = aligned("length_penalised_rewards", rewards=rewards, lengths=lengths)
-    return rewards - price * jnp.maximum(lengths - free, 0.0)
+    return rewards - price * jnp.maximum(lengths.astype(rewards.dtype) - free, 0.0)

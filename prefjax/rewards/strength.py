@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from prefjax.rewards.arrays import aligned
+from prefjax.rewards.arrays import aligned, rounded_down
 from prefjax.types import Scalar
 
 
@@ -81,7 +81,8 @@ def weakest_pairs(strengths: Float[Array, "*batch N"], *, fraction: Scalar = 0.2
     """
     (strengths,) = aligned("weakest_pairs", strengths=strengths)
     ranks = jnp.argsort(jnp.argsort(strengths, axis=-1, stable=True), axis=-1)
-    return ranks < fraction * strengths.shape[-1]
+    # From 0 < f N on is the same as from 0 to N - ⌊(1 - f) N⌋ - 1, whatever rounding does to f N.
+    return ranks < strengths.shape[-1] - rounded_down((1 - fraction) * strengths.shape[-1])
 
 
 def soft_label(strength: Float[Array, "*batch"], *, temperature: Scalar = 1.0) -> Float[Array, "*batch"]:

@@ -59,6 +59,10 @@ def test_without_its_column_a_loss_takes_what_the_label_says(config, capsys):
     first, *_ = read_metrics(run(config(loss="odpo")).workdir / "metrics.jsonl")
     assert first["loss"] == pytest.approx(math.log(1 + math.e), rel=1e-5)
     assert 'no column "offset": every pair has 1.' in capsys.readouterr().err
+    first, *_ = read_metrics(run(config(loss="odpo", loss_settings="offset=3")).workdir / "metrics.jsonl")
+    assert first["loss"] == pytest.approx(math.log(1 + math.exp(3)), rel=1e-5)
+    with pytest.raises(InputError, match=r"chosen_win_rate, and a column in"):
+        run(config(loss="sppo", loss_settings="chosen_win_rate=0.9"))
     incomplete = config(loss="sppo")
     path = Path(incomplete.data)
     path.write_text(path.read_text().replace('"chosen_win_rate": 0.88, ', ""))
@@ -72,6 +76,13 @@ def test_flags_that_do_not_go_together(config):
         ({"f_alpha": 0.3}, "--f-alpha"),
         ({"ld_alpha": 1.5}, "--ld-alpha"),
         ({"loss_settings": "gamma"}, "--loss-settings"),
+        ({"loss_settings": "gamma=1"}, "a setting 'gamma'; one of likelihood"),
+        ({"loss": "simpo", "loss_settings": "beta=3"}, "a setting 'beta'; one of gamma, likelihood"),
+        ({"loss": "simpo", "loss_settings": "gamma=-9"}, "gamma is -9; 0 to inf"),
+        ({"loss": "cpl", "loss_settings": "discount=1.5"}, "discount is 1.5; 0 to 1"),
+        ({"loss": "beta_dpo", "loss_settings": "batch_margin=50"}, "a setting 'batch_margin'"),
+        ({"loss": "sigmoid", "loss_settings": "chosen_logratio=5"}, "a setting 'chosen_logratio'"),
+        ({"loss": "exo_pair"}, "--label-smoothing"),
         ({"loss": "tdpo1", "packing": True}, "--packing"),
         ({"use_weighting": True, "packing": True}, "--packing"),
     ):
@@ -79,4 +90,4 @@ def test_flags_that_do_not_go_together(config):
             check_settings(config(**flags))
     assert settings_of(config(loss_settings="gamma=1.4, likelihood=0")) == {"gamma": 1.4, "likelihood": 0.0}
     for name in PAIRED_LOSSES:
-        check_settings(config(loss=name))
+        check_settings(config(loss=name, label_smoothing=0.1))

@@ -60,6 +60,18 @@ def settled() -> Task:
     return task
 
 
+class Asked(dict):
+    """Arrays by name, and the names that were asked for."""
+
+    def __init__(self, data: Mapping[str, Any]):
+        super().__init__(data)
+        self.names: set[str] = set()
+
+    def __getitem__(self, name: str) -> Any:
+        self.names.add(name)
+        return super().__getitem__(name)
+
+
 def in_jax(libraries: Mapping[str, Library]) -> None:
     import jax
     import jax.numpy as jnp
@@ -68,7 +80,10 @@ def in_jax(libraries: Mapping[str, Library]) -> None:
     data = {name: jnp.asarray(array) for name, array in arrays(Size(**task.options["size"])).items()}
 
     def ready(function: Callable[..., Any], moves: tuple[str, ...]) -> Callable[[], dict[str, Any]]:
-        fixed = {name: array for name, array in data.items() if name not in moves}
+        asked = Asked(data)
+        jax.eval_shape(lambda: function(asked))
+        # Handing over forty arrays, of which three are read, would take longer than some of the losses.
+        fixed = {name: data[name] for name in sorted(asked.names - set(moves))}
         moved = {name: data[name] for name in moves}
         if moves:
             program = jax.jit(jax.value_and_grad(lambda moved, fixed: function(fixed | moved)))
