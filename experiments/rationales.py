@@ -199,7 +199,8 @@ def report(config: Config, traces: dict, favours: dict) -> dict:
         ),
         Claim(
             f"less bias to long answers, {few} pairs",
-            f"favour {over_seeds(-shorter)} less: {over_seeds(long['rationale, γ = 1'])} against {over_seeds(long['DPO'])}",
+            f"favour {over_seeds(-shorter)} less: {over_seeds(long['rationale, γ = 1'])} against"
+            f" {over_seeds(long['DPO'])}",
             verdict(-shorter),
         ),
     ]

@@ -364,12 +364,13 @@ def report(config: Config, worlds: dict[str, dict[str, np.ndarray]], limits: dic
     sections["How it was measured"] = (
         "The paper's equations could not be read: the objectives are rederived from the claims of its abstract, and "
         "the first two claims here are our reading of one. A verdict is of the whole 95 % interval over seeds, and "
-        "undecided where it has both sides. Where a claim compares the best of several, the best was chosen on one half of "
-        "them and measured on the other. Memory of the reference is the total variation between two optima, of two "
-        f"references, with unlimited demonstrations: {few} seeds, as for the first claim. Adam moves all answers that "
-        "were never shown by nearly the same step; the second claim's verdict ranks them by what is left, and its "
-        "second number counts implicit rewards within 0.01 nats of each other as half right. The world of the good "
-        "base was added after the other had been seen, to learn what the verdicts depend on. No setting was changed."
+        "undecided where it has both sides. Where a claim compares the best of several, the best was chosen on one "
+        "half of the seeds and measured on the other. Memory of the reference is the total variation between two "
+        f"optima, of two references, with unlimited demonstrations: {few} seeds, as for the first claim. Adam moves "
+        "all answers that were never shown by nearly the same step; the second claim's verdict ranks them by what is "
+        "left, and its second number counts implicit rewards within 0.01 nats of each other as half right. The world "
+        "of the good base was added after the other had been seen, to learn what the verdicts depend on. No setting "
+        "was changed."
     )
     sections["Figures"] = "\n\n".join(f"![](figures/{name})" for name in figures)
     title = "SFT and DPO (Wang et al., 2025)"

@@ -51,7 +51,8 @@ def test_the_reference_wins_half_and_what_follows_the_reward_more():
 def test_a_short_run_reports_every_claim(tmp_path):
     numbers = main(Config(workdir=tmp_path, quick=True, prompts=120, steps=80))
     written = json.loads((tmp_path / "report.json").read_text())
-    assert len(written["claims"]) == 9
+    assert len(written["claims"]) == 10
+    assert written["setting"] == "--quick: 3 seeds, 80 steps"
     assert [claim["held"] for claim in written["claims"]][:3] == [True] * 3
     assert (tmp_path / "figures" / "ranking_accuracy.png").stat().st_size > 10_000
     assert "alignment gap" in (tmp_path / "report.md").read_text()

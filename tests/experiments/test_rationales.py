@@ -49,6 +49,7 @@ def test_a_short_run_reports_every_claim(tmp_path):
     data = main(Config(workdir=tmp_path, quick=True, steps=60))
     written = json.loads((tmp_path / "report.json").read_text())
     assert len(written["claims"]) == 5
+    assert written["setting"] == "--quick: 3 seeds, 60 steps"
     assert set(data["accuracy"]) == set(VARIANTS)
     assert (tmp_path / "figures" / "rationales.png").stat().st_size > 10_000
     # Sixty steps are enough for what the experiment is about.

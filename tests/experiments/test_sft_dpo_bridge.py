@@ -9,6 +9,7 @@ import numpy as np
 from experiments.sft_dpo_bridge import (
     ANSWERS,
     ARMS,
+    COLUMNS,
     KNOWN,
     PROMPTS,
     WORLDS,
@@ -65,7 +66,14 @@ def test_a_short_run_reports_every_claim(tmp_path):
     data = main(Config(workdir=tmp_path, seeds=4, imitation_steps=20, dpo_steps=20))
     written = json.loads((tmp_path / "report.json").read_text())
     assert len(written["claims"]) == 5 + 5 * len(WORLDS)
-    assert "good base" in (tmp_path / "report.md").read_text()
+    assert written["setting"] == "4 seeds, 20 steps of imitation, 20 of DPO"
+    report = (tmp_path / "report.md").read_text()
+    assert "good base" in report
+    # Columns stand in the order of what happens, not of the alphabet.
+    heads = next(line for line in report.splitlines() if line.startswith("| imitation"))
+    assert [head.strip() for head in heads.strip("|").split("|")] == [
+        "imitation", *COLUMNS.values(), "memory of the reference",
+    ]  # fmt: skip
     assert len(data["arms"]) == len(ARMS) == len(set(data["arms"]))
     for world in WORLDS:
         assert np.shape(data[world]["value after DPO, own pairs"]) == (4, len(ARMS))
