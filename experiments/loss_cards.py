@@ -379,7 +379,7 @@ def page(loss: Callable) -> str:
     for name in SECTIONS[1:]:
         if name in doc.sections and name != "Raises":
             parts.append(f"**{headings.get(name, name)}.** {_linked(' '.join(doc.sections[name].split()))}")
-    file = Path(inspect.getfile(loss)).name
+    file = loss.__module__.rpartition(".")[2] + ".py"
     parts.append(
         f"In [`prefjax/losses/{file}`](../../prefjax/losses/{file}); all losses: [the index](README.md)."
     )

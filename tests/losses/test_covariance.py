@@ -77,3 +77,15 @@ def test_a_random_choice_from_the_window():
     assert np.asarray(counted)[inside].min() > 5  # about 31 each
     few = clip_cov_selection(jax.random.key(2), covariances, mask, fraction=1.0)
     np.testing.assert_array_equal(np.asarray(few) == 1, inside)
+
+
+@pytest.mark.parametrize(("number", "fraction", "expected"), [(100, 0.53, 53), (100, 0.29, 29), (25, 0.6, 15)])
+def test_a_share_is_a_whole_number_where_it_is_one(number, fraction, expected):
+    """Not one less, where the product of two floats lies just below; also where the fraction is traced."""
+    values, mask = jnp.arange(1.0, number + 1), jnp.ones(number)
+    threshold = jax.jit(lambda f: covariance_threshold(values, mask, fraction=f))
+    for found in (covariance_threshold(values, mask, fraction=fraction), threshold(fraction)):
+        assert float(found) == number + 1 - expected
+    key, window = jax.random.key(0), {"low": 0.0, "high": 1e9}
+    selected = jax.jit(lambda f: clip_cov_selection(key, values, mask, fraction=f, **window))(fraction)
+    assert int(selected.sum()) == expected

@@ -44,3 +44,10 @@ def test_every_transformation():
     np.testing.assert_allclose(rows[2], whitened(values[2], mask[2]), rtol=1e-5, atol=1e-6)
     assert whitened(values.astype(jnp.bfloat16), mask).dtype == jnp.float32
     assert np.all(np.isfinite(jax.grad(lambda v: (whitened(v, mask) ** 3).sum())(jnp.zeros((8, 4)))))
+
+
+def test_equal_values_are_zero_without_epsilon():
+    ones = jnp.ones((2, 3))
+    np.testing.assert_array_equal(whitened(ones, ones, epsilon=0.0), 0)
+    gradient = jax.grad(lambda v: whitened(v, ones, epsilon=0.0).sum())(ones)
+    assert np.all(np.isfinite(gradient))
