@@ -15,7 +15,15 @@ Found = Mapping[str, Mapping[str, np.ndarray]]  # by loss and metric, [settings,
 Settings = Sequence[Any]
 
 FAMILIES = {
-    "of the difference, logistic": ("sigmoid", "cdpo", "robust", "aot", "aot_unpaired", "tdpo2", "beta_dpo"),
+    "of the difference, logistic": (
+        "sigmoid",
+        "cdpo",
+        "robust",
+        "aot",
+        "aot_unpaired",
+        "tdpo2",
+        "dynamic_beta",
+    ),
     "of the difference, other shapes": ("ipo", "hinge", "exo_pair", "discopop", "dpop", "odpo"),
     "anchored to the reference": (
         "nca_pair",
@@ -123,7 +131,9 @@ def one_currency(found: Found, settings: Settings) -> Claim:
     several = [one for name, one in found.items() if name not in ("cdpo", "robust")]
     spreads, reached = [], []
     for seed in range(found["sigmoid"]["kl"].shape[1]):
-        at_kl = [utility_at(*(one[m][curve, seed, -1] for m in ("kl", "utility")), ALIKE) for one in several]
+        at_kl = [
+            utility_at(one["kl"][curve, seed, -1], one["utility"][curve, seed, -1], ALIKE) for one in several
+        ]
         there = np.isfinite(at_kl)
         reached.append(int(there.sum()))
         if reached[-1] > 1:

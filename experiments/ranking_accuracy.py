@@ -320,7 +320,9 @@ def claims(numbers) -> list[Claim]:
         return over_seeds(numbers[name], within=(0, 1))
 
     def correlated(values):
-        return over_seeds(known(values), within=(-1, 1))
+        missing = len(values) - len(known(values))
+        seeds = f" ({len(known(values))} of {len(values)} seeds)" if missing else ""
+        return over_seeds(known(values), within=(-1, 1)) + seeds
 
     exact = np.concatenate([numbers[f"{name}/agreement with theorem 4.1"] for name in WORLDS])
     right = numbers["solved/right"]

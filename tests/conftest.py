@@ -17,8 +17,12 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 
 import jax
+from hypothesis import settings
 from jaxtyping import install_import_hook
 
+# The same examples in every run, so that a failure is one that others see as well.
+settings.register_profile("repeatable", derandomize=True, deadline=None)
+settings.load_profile("repeatable")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 # Shapes in annotations are checked while the tests run; in use they cost nothing.
 install_import_hook("prefjax", "beartype.beartype")

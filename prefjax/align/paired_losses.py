@@ -220,9 +220,11 @@ PAIRED_LOSSES: dict[str, PairedLoss] = {
     "simpo": PairedLoss(partial(simpo_loss, gamma=0.5), reference=False),
     "alphapo": PairedLoss(partial(alphapo_loss, gamma=0.5, alpha=0.25), reference=False),
     "orpo": PairedLoss(orpo_pair_loss, likelihood=1.0, reference=False),
-    # TRL has none of these. Settings are their papers' or, of R-DPO and SLiC, in the middle of what is usual.
-    "beta_dpo": PairedLoss(partial(beta_dpo_loss, alpha=0.6, threshold=0.0), statistics=_mean_margin),
+    # β-DPO but for its filter and its running threshold, M₀, which is a setting here: hence another name. Likewise BCO
+    # with the mean reward of the step alone, and not of all steps so far, as its shift.
+    "dynamic_beta": PairedLoss(partial(beta_dpo_loss, alpha=0.6, threshold=0.0), statistics=_mean_margin),
     "bco_pair_shift": PairedLoss(bco_pair_loss, statistics=_mean_reward),
+    # TRL has none of these. Settings are their papers' or, of R-DPO and SLiC, in the middle of what is usual.
     "dpop": PairedLoss(partial(dpop_loss, penalty=5.0)),
     "odpo": PairedLoss(odpo_loss, of_difference=True),
     "length_regularised_dpo": PairedLoss(partial(length_regularised_dpo_loss, alpha=0.05)),

@@ -190,7 +190,7 @@ ROWS: dict[str, Row] = {
     "alphapo": Row(bent, with_gamma(0.5) / BETA),
     "orpo": Row(share, lowest(either(orpo))),
     # β = β₀(1 + α(2p - 1)Δ), and βΔ = logit(p).
-    "beta_dpo": Row(margin, root(lambda gap: BETA * (1 + 0.6 * (2 * P - 1) * gap) * gap - LOGIT, 0.0)),
+    "dynamic_beta": Row(margin, root(lambda gap: BETA * (1 + 0.6 * (2 * P - 1) * gap) * gap - LOGIT, 0.0)),
     "bco_pair_shift": Row(margin, 2 * LOGIT / BETA),
     "dpop": DPO,  # both answers can be at least as likely as they were
     "odpo": Row(margin, with_gamma(OFFSET) / BETA),

@@ -204,7 +204,7 @@ def test_no_gradient_through_weights_of_pairs():
 @pytest.mark.parametrize("microbatches", [1, 2])
 def test_statistics_are_of_the_whole_step(microbatches):
     policy, params, _, batch = whole_batch()
-    paired = PAIRED_LOSSES["beta_dpo"]
+    paired = PAIRED_LOSSES["dynamic_beta"]
     cut = jax.tree.map(lambda leaf: leaf.reshape(microbatches, -1, *leaf.shape[1:]), batch)
     add = add_pair_statistics(policy, paired, beta=BETA, max_completion=COMPLETION)
     whole = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), jax.jit(add)(params, cut))
@@ -250,7 +250,7 @@ def test_what_cannot_be_is_refused():
         ("tdpo1", "kl"),
         ("odpo", "offset"),
         ("dno", "win_rate"),
-        ("beta_dpo", "batch_margin"),
+        ("dynamic_beta", "batch_margin"),
     ):
         objective = paired_objective(policy, PAIRED_LOSSES[name], beta=BETA, max_completion=COMPLETION)
         bare = {key: leaf for key, leaf in batch.items() if key in ("index", "weight")}
@@ -260,6 +260,6 @@ def test_what_cannot_be_is_refused():
         }
         with pytest.raises(InputError, match=f"without {word}"):
             objective(params, {**bare, **sides}, KEY)
-    for name in ("tdpo2", "cpl", "sppo", "beta_dpo"):
+    for name in ("tdpo2", "cpl", "sppo", "dynamic_beta"):
         with pytest.raises(InputError, match="packed rows"):
             packed_paired_objective(policy, PAIRED_LOSSES[name], beta=BETA, max_targets=4)

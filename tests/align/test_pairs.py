@@ -88,7 +88,7 @@ def every_mean(policy, params, batch):
         ("robust", math.log(2)), ("apo_zero", 1.0), ("sppo_hard", 50.0), ("sigmoid_norm", math.log(2)),
         ("apo_down", 1.0), ("nca_pair", 2 * math.log(2)), ("bco_pair", 2 * math.log(2)),
         ("discopop", (1 + math.log(2)) / 2), ("exo_pair", 0.5 * math.log(0.25 / 0.09)), ("aot", math.log(2)),
-        ("aot_unpaired", math.log(2)), ("tdpo2", math.log(2)), ("beta_dpo", math.log(2)), ("dpop", math.log(2)),
+        ("aot_unpaired", math.log(2)), ("tdpo2", math.log(2)), ("dynamic_beta", math.log(2)), ("dpop", math.log(2)),
     ],
 )  # fmt: skip
 def test_the_loss_at_the_start(name, value):

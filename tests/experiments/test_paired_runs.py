@@ -40,10 +40,10 @@ def config(tmp_path, monkeypatch):
     "flags",
     [
         {"loss": "dno", "ld_alpha": 0.5, "use_weighting": True, "f_divergence": "alpha", "f_alpha": 0.3},
-        {"loss": "beta_dpo", "loss_settings": "alpha=0.9"},
+        {"loss": "dynamic_beta", "loss_settings": "alpha=0.9"},
         {"loss": "tdpo2"},
     ],
-    ids=["dno", "beta_dpo", "tdpo2"],
+    ids=["dno", "dynamic_beta", "tdpo2"],
 )
 def test_a_run(config, flags):
     outcome = run(config(**flags))
@@ -80,7 +80,7 @@ def test_flags_that_do_not_go_together(config):
         ({"loss": "simpo", "loss_settings": "beta=3"}, "a setting 'beta'; one of gamma, likelihood"),
         ({"loss": "simpo", "loss_settings": "gamma=-9"}, "gamma is -9; 0 to inf"),
         ({"loss": "cpl", "loss_settings": "discount=1.5"}, "discount is 1.5; 0 to 1"),
-        ({"loss": "beta_dpo", "loss_settings": "batch_margin=50"}, "a setting 'batch_margin'"),
+        ({"loss": "dynamic_beta", "loss_settings": "batch_margin=50"}, "a setting 'batch_margin'"),
         ({"loss": "sigmoid", "loss_settings": "chosen_logratio=5"}, "a setting 'chosen_logratio'"),
         ({"loss": "exo_pair"}, "--label-smoothing"),
         ({"loss": "tdpo1", "packing": True}, "--packing"),

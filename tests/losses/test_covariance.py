@@ -79,7 +79,9 @@ def test_a_random_choice_from_the_window():
     np.testing.assert_array_equal(np.asarray(few) == 1, inside)
 
 
-@pytest.mark.parametrize(("number", "fraction", "expected"), [(100, 0.53, 53), (100, 0.29, 29), (25, 0.6, 15)])
+@pytest.mark.parametrize(
+    ("number", "fraction", "expected"), [(100, 0.53, 53), (100, 0.29, 29), (25, 0.6, 15)]
+)
 def test_a_share_is_a_whole_number_where_it_is_one(number, fraction, expected):
     """Not one less, where the product of two floats lies just below; also where the fraction is traced."""
     values, mask = jnp.arange(1.0, number + 1), jnp.ones(number)

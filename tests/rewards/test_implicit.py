@@ -30,7 +30,7 @@ def test_of_the_best_policy_it_is_the_reward_less_a_constant_of_the_prompt():
 
 
 @settings(max_examples=30, deadline=None)
-@given(st.floats(-30, 30).map(np.float32), st.floats(-30, 30).map(np.float32))
+@given(*[st.floats(-30, 30, width=32, allow_subnormal=False).map(np.float32)] * 2)
 def test_relatives(chosen, rejected):
     pair = jnp.float32(chosen), jnp.float32(rejected)
     margin = implicit_margin(*pair, beta=0.3)
