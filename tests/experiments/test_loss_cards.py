@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from experiments.loss_cards import curve, every_loss, index, page, read_docstring, shown, slope
+from experiments.loss_cards import every_loss, index, page, read_docstring
+from experiments.loss_curves import curve, shown, slope
 from prefjax import losses
 from prefjax.checks import InputError
 from prefjax.losses import dpo_loss, hinge_loss, ipo_loss, nash_md_loss, plackett_luce_loss
