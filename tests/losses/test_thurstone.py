@@ -37,9 +37,13 @@ def test_the_cross_entropy_of_its_probability_antisymmetric_and_blind_to_the_gau
     m, n, v, w = (jnp.asarray(x) for x in (m, n, v, w))
     loss = thurstone_loss(m, n, v, w, target=q)
     z = (np.float64(m) - np.float64(n)) / np.sqrt(np.float64(v) + np.float64(w))
-    np.testing.assert_allclose(loss, -q * stats.norm.logcdf(z) - (1 - q) * stats.norm.logcdf(-z), rtol=1e-4)
-    np.testing.assert_allclose(loss, thurstone_loss(n, m, w, v, target=1 - q), rtol=1e-5)
-    np.testing.assert_allclose(loss, thurstone_loss(2 * m + 3, 2 * n + 3, 4 * v, 4 * w, target=q), rtol=1e-5)
+    np.testing.assert_allclose(
+        loss, -q * stats.norm.logcdf(z) - (1 - q) * stats.norm.logcdf(-z), rtol=1e-4, atol=1e-30
+    )
+    np.testing.assert_allclose(loss, thurstone_loss(n, m, w, v, target=1 - q), rtol=1e-5, atol=1e-30)
+    np.testing.assert_allclose(
+        loss, thurstone_loss(2 * m + 3, 2 * n + 3, 4 * v, 4 * w, target=q), rtol=1e-5, atol=1e-30
+    )
     np.testing.assert_allclose(thurstone_loss(m, m, v, w, target=q), np.log(2), rtol=1e-6)
 
 
