@@ -4,7 +4,7 @@
 
 65,536 pairs, or 512 sequences of 1,024 tokens, float32 on the CPU; value and gradient in every number. Ours and rlax's
 are compiled; torch runs eagerly, as trainers run it. Live processes take turns case by case, and must agree on the
-value. Promised: none slower than its peer.
+value. Wanted: none slower than its peer; the table says which are.
 """
 
 import os
